@@ -1,0 +1,52 @@
+"""Celery's settings: where its messages go, the queue, the beat schedule, and why each choice.
+
+The coordination Redis is not here: what is here, Flower shows.
+"""
+
+from kombu import Exchange, Queue
+
+from cleanup_tasks.settings import get_settings
+
+_settings = get_settings()
+_interval_s = _settings.cleanup_interval_seconds
+
+broker_url = _settings.celery_broker_url.get_secret_value()
+result_backend = _settings.celery_result_backend.get_secret_value()
+broker_connection_retry_on_startup = True
+# A result that is ready during an outage of the backend is kept until it can be stored.
+result_backend_always_retry = True
+result_expires = 86_400
+# Arguments, retries and worker beside each result.
+result_extended = True
+
+include = ["cleanup_tasks.tasks"]
+task_queues = (Queue("cleanup", Exchange("cleanup"), routing_key="cleanup"),)
+task_default_queue = "cleanup"
+task_default_exchange = "cleanup"
+task_default_routing_key = "cleanup"
+
+# Acknowledged before it runs: the beat comes again anyway, and a worker that holds an unacknowledged
+# message when its broker dies exits.
+task_acks_late = False
+worker_prefetch_multiplier = 1
+task_track_started = True
+
+# Both below the interval, so that a stuck run never meets the next one.
+task_annotations = {
+    "cleanup_tasks.cleanup*": {"soft_time_limit": 0.8 * _interval_s, "time_limit": 0.9 * _interval_s},
+}
+
+# Flower lives on these events.
+worker_send_task_events = True
+task_send_sent_event = True
+
+beat_schedule = {
+    "cleanup-blocking-coordination": {
+        "task": "cleanup_tasks.cleanup",
+        "schedule": float(_interval_s),
+        # Without a worker, messages must not pile up.
+        "options": {"queue": "cleanup", "expires": 0.9 * _interval_s},
+    },
+}
+# Keeps no file, which could be damaged; the first run comes one interval after the start.
+beat_scheduler = "celery.beat:Scheduler"

@@ -1,0 +1,177 @@
+"""Groups the keys of stale coordinators into batches that an engine can reap in one atomic step."""
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from cleanup_tasks import keys
+
+#: Keys in an ordinary batch: about 2 ms of the server's time.
+BATCH_KEYS = 1_000
+#: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
+#: most about 5 ms; a larger one goes in parts, heartbeats last.
+WHOLE_KEYS = 5_000
+
+
+@dataclass(slots=True)
+class Batch:
+    """Coordinators to judge, and what goes with them if they are still stale."""
+
+    #: id -> its own related keys (signal, acks, records). Its heartbeat and activity go without saying.
+    own: dict[bytes, list[bytes]] = field(default_factory=dict)
+    #: record -> its owners, all of them in `own`; it goes only if every one of them is stale.
+    shared: dict[bytes, list[bytes]] = field(default_factory=dict)
+    #: Ids that may own one of these keys and had no heartbeat when the sweep looked. If one has a
+    #: heartbeat by now, nothing of the batch is touched.
+    unseen: set[bytes] = field(default_factory=set)
+    #: Heartbeats and activities stay: this is a part of a large coordinator, and more follow.
+    partial: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of keys that an engine has to name."""
+        return sum(map(len, self.own.values())) + 2 * len(self.own) + len(self.shared) + len(self.unseen)
+
+    def judged_keys(self, coordinator: bytes) -> tuple[bytes, bytes]:
+        """The heartbeat and the activity that decide about a coordinator."""
+        return keys.heartbeat(coordinator), keys.activity(coordinator)
+
+    def doomed_keys(self, coordinator: bytes) -> list[bytes]:
+        """The keys that go if the coordinator is stale, shared records apart."""
+        own = self.own[coordinator]
+        return own if self.partial else [*self.judged_keys(coordinator), *own]
+
+    def merge(self, other: "Batch") -> None:
+        """Take in another batch, which shares no coordinator with this one."""
+        self.own |= other.own
+        self.shared |= other.shared
+        self.unseen |= other.unseen
+
+    def without(self, newcomers: Container[bytes]) -> "Batch":
+        """The batch less the keys that one of the newcomers may own, and less the newcomers as unseen."""
+        return Batch(
+            own={
+                coordinator: [key for key in own if not _owned_by(key, newcomers)]
+                for coordinator, own in self.own.items()
+            },
+            shared={key: owners for key, owners in self.shared.items() if not _owned_by(key, newcomers)},
+            unseen={id_ for id_ in self.unseen if id_ not in newcomers},
+            partial=self.partial,
+        )
+
+    def halves(self) -> tuple["Batch", "Batch"] | None:
+        """The batch in two, or None where records that are shared, or a lone coordinator, forbid it."""
+        groups = list(_components(self.own, self.shared))
+        if len(groups) < 2:
+            return None
+        first, second = Batch(partial=self.partial), Batch(partial=self.partial)
+        for position, members in enumerate(groups):
+            (first if position < len(groups) // 2 else second).merge(self._of(members))
+        return first, second
+
+    def _of(self, members: list[bytes]) -> "Batch":
+        chosen = set(members)
+        return Batch(
+            own={member: self.own[member] for member in members},
+            shared={key: owners for key, owners in self.shared.items() if owners[0] in chosen},
+            unseen=self.unseen,
+            partial=self.partial,
+        )
+
+
+def _owned_by(key: bytes, ids: Container[bytes]) -> bool:
+    return any(owner in ids for owner in keys.possible_owners(key))
+
+
+class Collector:
+    """Sorts the related keys that a scan finds to the stale coordinators that own them."""
+
+    def __init__(self, stale: Iterable[bytes], kept: Container[bytes]) -> None:
+        """`stale`: ids to reap; `kept`: ids that are active or unreadable, whose keys nobody takes."""
+        self._own: dict[bytes, set[bytes]] = {coordinator: set() for coordinator in stale}
+        self._kept = kept
+        self._shared: dict[bytes, list[bytes]] = {}
+        self._unseen: dict[bytes, set[bytes]] = defaultdict(set)
+
+    def add(self, key: bytes) -> None:
+        """Take in a key; one that no stale coordinator owns, or somebody kept may own, is dropped."""
+        candidates = keys.possible_owners(key)
+        owners = [id_ for id_ in candidates if id_ in self._own]
+        if not owners or any(id_ in self._kept for id_ in candidates):
+            return
+        if len(owners) == 1:
+            self._own[owners[0]].add(key)
+        else:
+            self._shared[key] = owners
+        if len(owners) < len(candidates):
+            self._unseen[owners[0]].update(id_ for id_ in candidates if id_ not in self._own)
+
+    def batches(self) -> Iterator[Batch]:
+        """Everything collected, in batches of about `BATCH_KEYS` keys; those that share records together."""
+        by_owner: dict[bytes, list[bytes]] = defaultdict(list)
+        for key, owners in self._shared.items():
+            by_owner[owners[0]].append(key)
+        batch, size = Batch(), 0
+        for members in _components(self._own, self._shared):
+            group = Batch()
+            for member in members:
+                group.own[member] = [keys.signal(member), *self._own[member]]
+                group.shared.update((key, self._shared[key]) for key in by_owner.get(member, ()))
+                group.unseen |= self._unseen.get(member, set())
+            group_size = group.size
+            if group_size > WHOLE_KEYS:
+                yield from _parts(group)
+                continue
+            if size and size + group_size > BATCH_KEYS:
+                yield batch
+                batch, size = Batch(), 0
+            batch.merge(group)
+            size += group_size
+        if batch.own:
+            yield batch
+
+
+def _components(own: Iterable[bytes], shared: dict[bytes, list[bytes]]) -> Iterator[list[bytes]]:
+    """The coordinators in groups that no shared record crosses; in the order of `own`."""
+    neighbours: dict[bytes, set[bytes]] = defaultdict(set)
+    for owners in shared.values():
+        for owner in owners[1:]:
+            neighbours[owners[0]].add(owner)
+            neighbours[owner].add(owners[0])
+    done: set[bytes] = set()
+    for start in own:
+        if start in done:
+            continue
+        done.add(start)
+        members = [start]
+        for member in members:  # grows while it is walked
+            fresh = neighbours.get(member, set()) - done
+            done |= fresh
+            members.extend(fresh)
+        yield members
+
+
+def _parts(group: Batch) -> Iterator[Batch]:
+    """A group that is too large for one step: related keys first, heartbeats and activities last."""
+    part, size = Batch(partial=True), 0
+    related = [(key, [owner]) for owner, own in group.own.items() for key in own]
+    for key, owners in [*group.shared.items(), *related]:
+        unseen = {id_ for id_ in keys.possible_owners(key) if id_ not in group.own}
+        # an upper bound, to not count the part anew with every key
+        cost = 1 + 2 * len(owners) + len(unseen)
+        if size and size + cost > BATCH_KEYS:
+            yield part
+            part, size = Batch(partial=True), 0
+        size += cost
+        for owner in owners:
+            part.own.setdefault(owner, [])
+        if len(owners) == 1:
+            part.own[owners[0]].append(key)
+        else:
+            part.shared[key] = owners
+        part.unseen |= unseen
+    if size:
+        yield part
+    members = list(group.own)
+    for start in range(0, len(members), BATCH_KEYS // 2):
+        yield Batch(own={member: [] for member in members[start : start + BATCH_KEYS // 2]})

@@ -1,0 +1,131 @@
+"""The command cleanup-blocking-coordination: one sweep in the foreground, no worker needed."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import click
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from cleanup_tasks import options
+from cleanup_tasks.engines import ScriptingRefused
+from cleanup_tasks.log import FORMAT, log_report, logger
+from cleanup_tasks.run import Run
+from cleanup_tasks.settings import InvalidSettings, load_settings
+from cleanup_tasks.sweep import Progress as ProgressCallback
+from cleanup_tasks.sweep import no_progress
+
+#: Exit statuses, the original's.
+NO_CONNECTION = 1
+ERRORS = 2
+#: The shell's own for Ctrl-C.
+INTERRUPTED = 130
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--dry-run", is_flag=True, help="Change nothing; report what a real run would do.")
+@click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no scripting.")
+@click.option(
+    "--stale-threshold",
+    type=click.IntRange(0, 999_999_999),
+    metavar="SECONDS",
+    help="Silence after which a coordinator counts as dead  [default: 600]",
+)
+@click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
+@click.option("--verbose", is_flag=True, help="A line for each coordinator.")
+@click.version_option(package_name="blocking-coordination-cleanup")
+def main(
+    dry_run: bool,
+    fallback: bool,
+    stale_threshold: int | None,
+    redis_url: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Remove what dead coordinators left in Redis, without touching a living one.
+
+    Exit status: 0 success, 1 no connection to Redis (nothing was done), 2 errors during the cleanup, or
+    a wrong option. Settings come from the environment; see README.
+    """
+    try:
+        settings = load_settings(**({"coordination_redis_url": SecretStr(redis_url)} if redis_url else {}))
+    except InvalidSettings as error:
+        raise click.UsageError(str(error)) from None
+    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold)
+    _log_to_terminal(as_json, verbose)
+    run = Run(
+        settings,
+        checked,
+        fallback_reason="requested by --fallback" if fallback else None,
+        max_named=None if verbose else settings.cleanup_max_reported_ids,
+    )
+    status = _sweep(run)
+    if as_json and run.reached:
+        click.echo(json.dumps(run.report.metrics(), indent=2))
+    sys.exit(status)
+
+
+def _sweep(run: Run) -> int:
+    """Sweep with a progress bar where there is a terminal; returns the exit status."""
+    try:
+        with _progress() as progress:
+            report = run.sweep_or_fall_back(progress)
+    except (RedisError, ScriptingRefused) as error:
+        if not run.reached:
+            logger.error("Redis connection failed: %s", error)
+            logger.error("Cleanup aborted")
+            return NO_CONNECTION
+        logger.error("Cleanup failed: %s", error)
+        run.report.cleanup_errors += 1
+        log_report(run.report)
+        return ERRORS
+    except KeyboardInterrupt:
+        logger.error("Cleanup interrupted")
+        log_report(run.report)
+        return INTERRUPTED
+    return 0 if report.complete or report.skipped else ERRORS
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[ProgressCallback]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield no_progress
+        return
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.completed} {task.fields[unit]}"),
+    )
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        shown = bar.add_task("connecting", total=None, unit="")
+
+        def update(what: str, done: int, total: int) -> None:
+            unit = f"of {total} coordinators" if total else "keys"
+            bar.update(shown, description=what, completed=done, total=total or None, unit=unit)
+
+        yield update
+
+
+class _Terminal(logging.Handler):
+    """Lines on standard output; with --json only warnings, on standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__(logging.WARNING if as_json else logging.NOTSET)
+        self._as_json = as_json
+        self.setFormatter(FORMAT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=self._as_json)
+
+
+def _log_to_terminal(as_json: bool, verbose: bool) -> None:
+    logger.addHandler(_Terminal(as_json))
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,88 @@
+"""The only place that spells or parses a key name.
+
+========================================  ================================================  ==============
+key                                       what it is                                        type
+========================================  ================================================  ==============
+``blocking:heartbeat:<id>``               a coordinator's sign of life                      string
+``coordinator:activity:<id>``             the time of its last work                         string
+``blocking:signal:<id>``                  a message that waits for it                       string
+``blocking:ack:<id>:<signal>``            its answer to a signal                            string
+``blocking:idempotency:<message>``        a message that was handled; names its parties     string
+``blocking:cleanup:lock``                 ours: who sweeps now                              string, TTL
+========================================  ================================================  ==============
+
+Ids are bytes and may hold anything, colons and glob characters too. They are compared whole and are
+never made into a pattern.
+"""
+
+from collections.abc import Iterator
+
+HEARTBEAT = b"blocking:heartbeat:"
+ACTIVITY = b"coordinator:activity:"
+SIGNAL = b"blocking:signal:"
+ACK = b"blocking:ack:"
+IDEMPOTENCY = b"blocking:idempotency:"
+
+LOCK = "blocking:cleanup:lock"
+
+#: What SCAN looks for. One pass finds acks and idempotency records; the class also lets look-alikes
+#: through (``blocking:acks:``), which `possible_owners` turns away.
+HEARTBEAT_PATTERN = HEARTBEAT + b"*"
+RELATED_PATTERN = b"blocking:[ai]*"
+
+#: A name with more colon-separated segments than this has more possible owners than is worth asking
+#: about (they grow with the square); nobody's death proves such a key dead, so it stays.
+MAX_SEGMENTS = 32
+
+
+def heartbeat(coordinator: bytes) -> bytes:
+    """The heartbeat key of a coordinator id."""
+    return HEARTBEAT + coordinator
+
+
+def activity(coordinator: bytes) -> bytes:
+    """The activity key of a coordinator id."""
+    return ACTIVITY + coordinator
+
+
+def signal(coordinator: bytes) -> bytes:
+    """The key of the signal that waits for a coordinator id."""
+    return SIGNAL + coordinator
+
+
+def coordinator_of(heartbeat_key: bytes) -> bytes:
+    """The id that a heartbeat key names."""
+    return heartbeat_key[len(HEARTBEAT) :]
+
+
+def possible_owners(key: bytes) -> list[bytes]:
+    """Every id that may own an ack or idempotency record, known or not, each once.
+
+    An ack may belong to any id that ends before a colon of the name; an idempotency record to any run
+    of one or more whole segments. Other keys, and names of more than `MAX_SEGMENTS` segments, have
+    no possible owner and so are never touched.
+    """
+    if key.startswith(ACK):
+        segments = key[len(ACK) :].split(b":")
+        if len(segments) > MAX_SEGMENTS:
+            return []
+        if len(segments) == 2:  # nearly all of them
+            return segments[:1]
+        return [b":".join(segments[:end]) for end in range(1, len(segments))]
+    if key.startswith(IDEMPOTENCY):
+        segments = key[len(IDEMPOTENCY) :].split(b":")
+        if len(segments) > MAX_SEGMENTS:
+            return []
+        return list(dict.fromkeys(_runs(segments)))
+    return []
+
+
+def _runs(segments: list[bytes]) -> Iterator[bytes]:
+    for start in range(len(segments)):
+        for end in range(start + 1, len(segments) + 1):
+            yield b":".join(segments[start:end])
+
+
+def text(coordinator: bytes) -> str:
+    """An id as printable text for reports and logs: bytes that are no UTF-8 appear as ``\\xNN``."""
+    return coordinator.decode("utf-8", "backslashreplace")

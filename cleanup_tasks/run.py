@@ -1,0 +1,107 @@
+"""One run, whoever asks for it: settings, client, lock, engine, sweep, log."""
+
+import time
+import uuid
+
+from redis import Redis
+
+from cleanup_tasks.connection import connect, server_time_ms
+from cleanup_tasks.engines import Engine, ScriptingRefused
+from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.lock import SweepLock
+from cleanup_tasks.log import log_report, logger, open_log_file
+from cleanup_tasks.options import Options
+from cleanup_tasks.report import Earlier, Report
+from cleanup_tasks.settings import Settings
+from cleanup_tasks.sweep import Progress, Sweep, no_progress
+
+#: Why a run that found the lock held did nothing.
+LOCKED = "another sweep is running"
+
+
+class Run:
+    """A run of the cleanup; `report` says what it did, also after an exception."""
+
+    #: Whether the server answered at all; where it did not, nothing was done.
+    reached = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        options: Options,
+        *,
+        fallback_reason: str | None = None,
+        owner: str | None = None,
+        earlier: Earlier | None = None,
+        max_named: int | None = None,
+    ) -> None:
+        """With a `fallback_reason` the Python engine runs, else the Lua engine.
+
+        `owner` is the lock's token, the same for all attempts of a task; `earlier` is what those before
+        did; `max_named` is how many unreadable heartbeats the log names (None: all).
+        """
+        self._settings = settings
+        self._options = options
+        self._owner = owner or uuid.uuid4().hex
+        self._earlier = earlier or Earlier()
+        self._max_named = max_named
+        self.report = self._new_report(fallback_reason)
+
+    def _new_report(self, fallback_reason: str | None) -> Report:
+        threshold_s = self._options.stale_threshold_seconds
+        if threshold_s is None:
+            threshold_s = self._settings.cleanup_stale_threshold_seconds
+        return Report(
+            dry_run=self._options.dry_run,
+            implementation="lua" if fallback_reason is None else "python",
+            fallback_reason=fallback_reason,
+            stale_threshold_seconds=threshold_s,
+        )
+
+    def sweep_or_fall_back(self, progress: Progress = no_progress) -> Report:
+        """Sweep; where scripting is the trouble, with the Python engine in the same breath."""
+        try:
+            return self.sweep(progress)
+        except ScriptingRefused as refusal:
+            logger.warning("Falling back to the Python engine: %s", refusal)
+            self._earlier = self.report.earlier
+            self.report = self._new_report(str(refusal))
+            return self.sweep(progress)
+
+    def sweep(self, progress: Progress = no_progress) -> Report:
+        """Sweep and write the log.
+
+        Raises:
+            ScriptingRefused: the Lua engine can't work on this server, the Python engine may.
+            RedisError: anything else that went wrong there.
+        """
+        open_log_file(self._settings.log_path)
+        started = time.perf_counter()
+        try:
+            with connect(self._settings.coordination_url) as client:
+                self._sweep(client, progress)
+        finally:
+            self.report.add(self._earlier)
+            self.report.finish(time.perf_counter() - started)
+        log_report(self.report)
+        return self.report
+
+    def _sweep(self, client: Redis, progress: Progress) -> None:
+        report = self.report
+        server_time_ms(client)
+        self.reached = True
+        engine: Engine = LuaEngine(client) if report.implementation == "lua" else PythonEngine(client)
+        if report.dry_run:
+            Sweep(client, engine, report, progress, self._max_named).run()
+            return
+        with SweepLock(client, self._owner) as lock:
+            if not lock.acquire():
+                report.skipped = LOCKED
+                return
+
+            def keep_lock(what: str, done: int, total: int) -> None:
+                lock.renew()
+                progress(what, done, total)
+
+            Sweep(client, engine, report, keep_lock, self._max_named).run()

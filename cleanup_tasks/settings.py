@@ -1,0 +1,123 @@
+"""Settings from the environment, typed; everything that is wrong is named in one message."""
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The URL forms of the coordination Redis.
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+Seconds = Annotated[int, Field(ge=0, le=999_999_999, description="a whole number of seconds, 0 to 999999999")]
+
+
+class InvalidSettings(ValueError):
+    """One or more settings are not what they should be; the message names each with what is accepted."""
+
+
+class Settings(BaseSettings):
+    """What the environment says. An empty variable counts as unset, but for `CLEANUP_LOG_FILE`."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    redis_host: Annotated[str, Field(min_length=1, description="a host name or address")] = "localhost"
+    redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
+    redis_password: Annotated[SecretStr | None, Field(description="text")] = None
+    redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
+    coordination_redis_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="redis://[[user]:password@]host[:port][/db], the same with rediss:// (TLS), "
+            "or unix://[[user]:password@]/path[?db=number]"
+        ),
+    ] = None
+    celery_broker_url: Annotated[SecretStr, Field(description="a broker URL that Celery knows")] = SecretStr(
+        "redis://localhost:6379/1"
+    )
+    celery_result_backend: Annotated[SecretStr, Field(description="a result backend that Celery knows")] = (
+        SecretStr("redis://localhost:6379/2")
+    )
+    cleanup_stale_threshold_seconds: Seconds = 600
+    cleanup_interval_seconds: Annotated[
+        int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
+    ] = 300
+    cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
+        "~/.claude-flow/logs/blocking-cleanup.log"
+    )
+    cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset(cls, value: Any, info: Any) -> Any:
+        if value == "" and info.field_name != "cleanup_log_file":
+            return cls.model_fields[info.field_name].default
+        return value
+
+    @field_validator("coordination_redis_url")
+    @classmethod
+    def _known_form(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_redis_url(url.get_secret_value())
+        return url
+
+    @property
+    def coordination_url(self) -> str:
+        """The URL of the coordination Redis, with its password: never log it, never put it in app.conf."""
+        if self.coordination_redis_url is not None:
+            return self.coordination_redis_url.get_secret_value()
+        password = self.redis_password.get_secret_value() if self.redis_password else ""
+        login = f":{quote(password, safe='')}@" if password else ""
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{login}{host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def log_path(self) -> Path | None:
+        """Where the log file is, or None where it is turned off."""
+        return Path(self.cleanup_log_file).expanduser() if self.cleanup_log_file else None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` win over it.
+
+    Raises:
+        InvalidSettings: all that is wrong, a line each, without the values of secrets.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings(f"invalid settings: {faults(error, Settings)}") from None
+
+
+@functools.cache
+def get_settings() -> Settings:
+    """The environment's settings, read once per process; raises InvalidSettings."""
+    return load_settings()
+
+
+def faults(error: ValidationError, model: type[Any]) -> str:
+    """All that a model refused, a line each: the name, what is accepted, and what came (no secrets)."""
+    lines = []
+    for fault in error.errors():
+        name = str(fault["loc"][0])
+        known = model.model_fields.get(name)
+        accepted = known.description if known else f"not known; known are {', '.join(model.model_fields)}"
+        shown = known is not None and "Secret" not in str(known.annotation)
+        spelled = name.upper() if issubclass(model, BaseSettings) else name
+        lines.append(f"{spelled}: {accepted}" + (f" (not {fault['input']!r})" if shown else ""))
+    return "; ".join(lines)
+
+
+def _check_redis_url(url: str) -> None:
+    """Refuse what redis-py would refuse late or take for something else; the message is not shown."""
+    parts = urlsplit(url)
+    if parts.scheme not in REDIS_SCHEMES:
+        raise ValueError("scheme")
+    database = parts.path.strip("/")
+    if parts.scheme == "unix":
+        if not database:
+            raise ValueError("path")
+    elif not parts.hostname or parts.port == 0 or (database and not database.isdecimal()):
+        raise ValueError("host, port or database number")

@@ -1,0 +1,111 @@
+"""The staleness rule, pure. The Lua script holds its twin; the tests run both on the same cases.
+
+A value (heartbeat or activity) yields a time thus: a JSON object the newest of its top-level
+``timestamp``, ``lastHeartbeat`` and ``lastActivity`` that is a number; a bare JSON number itself;
+anything else none. What the two JSON parsers (cjson and Python's) would read differently is none too.
+"""
+
+import json
+import re
+from enum import Enum
+from typing import Any
+
+FIELDS = ("timestamp", "lastHeartbeat", "lastActivity")
+
+#: Below this a "time in ms" is a time in seconds, or nonsense (it would be before September 2001).
+EARLIEST_MS = 1_000_000_000_000
+#: Further ahead than a day is no skewed clock but microseconds, or nonsense.
+FUTURE_MS = 86_400_000
+#: cjson stops at 1,000 levels and Python where its stack ends; both stop here instead.
+MAX_DEPTH = 100
+#: A longer value is none: reading it would hold the server, and no heartbeat is that long.
+MAX_BYTES = 65_536
+
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+class State(Enum):
+    """What a coordinator's heartbeat and activity say."""
+
+    ACTIVE = "active"
+    STALE = "stale"
+    UNREADABLE = "unreadable"
+
+
+def time_of(value: bytes | None, now_ms: int) -> float | None:
+    """The time in ms since the epoch that a value yields, or None.
+
+    `now_ms` is the server's time; a time a little ahead of it counts as now.
+    """
+    document = _parse(value) if value is not None else None
+    if isinstance(document, dict):
+        times = [_plausible(document.get(field), now_ms) for field in FIELDS]
+        return max((time for time in times if time is not None), default=None)
+    return _plausible(document, now_ms)
+
+
+def is_older(time_ms: float, now_ms: int, threshold_s: int) -> bool:
+    """Whether a time is more than the threshold ago, counted in whole seconds as users know it."""
+    return now_ms // 1000 - time_ms // 1000 > threshold_s
+
+
+def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
+    """What a coordinator is, by its two values.
+
+    None stands for a key that is no string (or, for the activity, is not there).
+    """
+    beat = time_of(heartbeat, now_ms)
+    if beat is None:
+        return State.UNREADABLE
+    if not is_older(beat, now_ms, threshold_s):
+        return State.ACTIVE
+    worked = time_of(activity, now_ms)
+    if worked is not None and not is_older(worked, now_ms, threshold_s):
+        return State.ACTIVE
+    return State.STALE
+
+
+def _plausible(number: Any, now_ms: int) -> float | None:
+    """The number as a time, unless it can't be one; all JSON numbers arrive here as floats."""
+    if type(number) is not float or not EARLIEST_MS <= number <= now_ms + FUTURE_MS:
+        return None
+    return min(number, float(now_ms))
+
+
+def _parse(value: bytes) -> Any:
+    """The JSON document in a value, or None where there is none that both parsers agree on."""
+    if len(value) > MAX_BYTES or b"\0" in value:
+        return None
+    # Latin-1 maps every byte, so bytes that are no UTF-8 are harmless inside strings, as for cjson.
+    document = value.decode("latin-1")
+    if _too_deep(document) or _lone_surrogate(document):
+        return None
+    try:
+        return json.loads(
+            document, strict=False, parse_int=float, parse_float=float, parse_constant=_refuse_constant
+        )
+    except ValueError:
+        return None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _too_deep(document: str) -> bool:
+    if document.count("[") + document.count("{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for character in _STRINGS.sub("", document):
+        if character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif character in "]}":
+            depth -= 1
+    return False
+
+
+def _lone_surrogate(document: str) -> bool:
+    return "\\u" in document and any(escape[1] for escape in _ESCAPE.finditer(document))

@@ -1,0 +1,186 @@
+"""One sweep: find the stale, collect their keys, let the engine judge and reap, report."""
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from redis import Redis
+
+from cleanup_tasks import keys
+from cleanup_tasks.batches import Batch, Collector
+from cleanup_tasks.connection import time_ms
+from cleanup_tasks.engines import GONE, Engine, Outcome
+from cleanup_tasks.failures import may_have_happened
+from cleanup_tasks.log import logger
+from cleanup_tasks.report import Report
+from cleanup_tasks.staleness import State, judge, time_of
+
+#: Keys that one SCAN call looks at: about 1 ms of the server's time.
+SCAN_COUNT = 5_000
+#: Values that one MGET reads.
+READ_KEYS = 1_000
+#: How often a batch is judged anew when heartbeats change under the Python engine: whole, then halved
+#: as far as it goes, then left alone.
+ATTEMPTS = 5
+
+#: Called with what is being done, how much of it is done, and how much there is (0: not known).
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Show nothing."""
+
+
+class Sweep:
+    """Finds by scanning, and deletes nothing itself: what was read here is old by then."""
+
+    def __init__(
+        self,
+        client: Redis,
+        engine: Engine,
+        report: Report,
+        progress: Progress = no_progress,
+        max_named: int | None = None,
+    ) -> None:
+        """Fill in `report`, whose threshold and dry run are those of the sweep.
+
+        `progress` is called at every step; `max_named` is how many unreadable heartbeats the log names.
+        """
+        self._client = client
+        self._engine = engine
+        self._report = report
+        self._progress = progress
+        self._max_named = max_named
+        self._stale: dict[bytes, None] = {}
+        self._kept: set[bytes] = set()
+        self._revived: set[bytes] = set()
+
+    def run(self) -> None:
+        """Sweep once. Raises what the client raises; the report then says what was done up to there."""
+        self._find()
+        self._report.stale_coordinator_ids = list(self._stale)
+        if self._stale:
+            collector = Collector(self._stale, self._kept)
+            for page in self._scan(keys.RELATED_PATTERN, "collecting"):
+                for key in page:
+                    collector.add(key)
+            done = 0
+            for batch in collector.batches():
+                self._settle(batch)
+                done += 0 if batch.partial else len(batch.own)
+                self._progress("reaping", done, len(self._stale))
+        self._report.complete = not self._report.cleanup_errors
+
+    def _scan(self, pattern: bytes, what: str) -> Iterator[list[bytes]]:
+        """The keys that match, page by page, to the cursor's end; a key may come twice."""
+        cursor, seen = 0, 0
+        while True:
+            cursor, page = cast(
+                tuple[int, list[bytes]], self._client.scan(cursor, match=pattern, count=SCAN_COUNT)
+            )
+            seen += len(page)
+            self._progress(what, seen, 0)
+            yield page
+            if cursor == 0:
+                return
+
+    def _find(self) -> None:
+        """Sort every coordinator with a heartbeat to the stale or to the kept."""
+        waiting: dict[bytes, None] = {}
+        for page in self._scan(keys.HEARTBEAT_PATTERN, "scanning"):
+            found = map(keys.coordinator_of, page)
+            waiting |= dict.fromkeys(id_ for id_ in found if id_ not in self._stale and id_ not in self._kept)
+            if len(waiting) >= READ_KEYS:
+                self._classify(list(waiting))
+                waiting.clear()
+        self._classify(list(waiting))
+
+    def _classify(self, coordinators: list[bytes]) -> None:
+        if not coordinators:
+            return
+        heartbeats = [keys.heartbeat(id_) for id_ in coordinators]
+        now, beats = self._read(heartbeats)
+        threshold_s = self._report.stale_threshold_seconds
+        silent = [
+            id_
+            for id_, beat in zip(coordinators, beats, strict=True)
+            if judge(beat, None, now, threshold_s) is State.STALE
+        ]
+        worked = dict(zip(silent, self._read([keys.activity(id_) for id_ in silent])[1], strict=True))
+        for id_, key, beat in zip(coordinators, heartbeats, beats, strict=True):
+            if beat is None and not self._client.exists(key):
+                continue  # expired since the scan saw it
+            state = judge(beat, worked.get(id_), now, threshold_s)
+            self._count(id_, state, beat, now)
+
+    def _read(self, names: list[bytes]) -> tuple[int, list[bytes | None]]:
+        """The server's time, and the values of any number of keys; None for one that is no string."""
+        if not names:
+            return 0, []
+        values: list[bytes | None] = []
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for start in range(0, len(names), READ_KEYS):
+                pipe.mget(names[start : start + READ_KEYS])
+            clock, *chunks = pipe.execute()
+        for chunk in chunks:
+            values += chunk
+        return time_ms(clock), values
+
+    def _count(self, id_: bytes, state: State, beat: bytes | None, now_ms: int) -> None:
+        self._report.total_coordinators_checked += 1
+        if state is State.STALE:
+            self._stale[id_] = None
+            self._report.stale_coordinators_found += 1
+            age_s = now_ms // 1000 - int(time_of(beat, now_ms) or 0) // 1000
+            logger.debug("Stale coordinator detected: %s (age: %ds)", keys.text(id_), age_s)
+            return
+        self._kept.add(id_)
+        if state is State.ACTIVE:
+            self._report.active_coordinators += 1
+            logger.debug("Coordinator active: %s", keys.text(id_))
+            return
+        self._report.unreadable_heartbeats += 1
+        if self._max_named is None or self._report.unreadable_heartbeats <= self._max_named:
+            logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
+
+    def _settle(self, batch: Batch) -> None:
+        """Have a batch reaped, anew without the newcomers' keys or in halves where need be."""
+        pending = [(batch, 1)]
+        while pending:
+            batch, attempt = pending.pop()
+            outcome = self._reap(batch)
+            if outcome.newcomers:
+                pending.append((batch.without(outcome.newcomers), attempt))
+            elif outcome.contended:
+                halves = batch.halves() if attempt > 1 else None
+                if halves:
+                    pending += [(half, 1) for half in halves]
+                elif attempt < ATTEMPTS:
+                    pending.append((batch, attempt + 1))
+                else:
+                    self._report.cleanup_errors += 1
+                    for id_ in batch.own:
+                        logger.warning("Kept, its keys change all the time: %s", keys.text(id_))
+            else:
+                self._tally(batch, outcome)
+
+    def _reap(self, batch: Batch) -> Outcome:
+        report = self._report
+        try:
+            return self._engine.reap(batch, report.stale_threshold_seconds, dry_run=report.dry_run)
+        except BaseException as error:
+            if may_have_happened(error) and not report.dry_run:
+                report.cleanup_errors += 1
+            raise
+
+    def _tally(self, batch: Batch, outcome: Outcome) -> None:
+        report = self._report
+        for id_, verdict in zip(batch.own, outcome.coordinators, strict=True):
+            if verdict >= 0:
+                report.keys_deleted += verdict
+                report.reaped += not batch.partial
+            elif id_ not in self._revived and verdict != GONE:
+                self._revived.add(id_)
+                report.revived_coordinators += 1
+                logger.info("Coordinator revived, kept: %s", keys.text(id_))
+        report.keys_deleted += sum(verdict for verdict in outcome.shared if verdict > 0)

@@ -1,0 +1,150 @@
+"""The two Celery tasks. They hold the retry policy and nothing else.
+
+``cleanup`` runs the Lua engine. Where scripting itself is refused or broken it retries, and the retried
+attempt hands over to ``cleanup_fallback``, which runs the Python engine under the same id, so that the
+caller's ``get()`` has the fallback's metrics. Where the connection or the server is the trouble, either
+task is retried with backoff.
+"""
+
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from celery import Task, shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+from redis.exceptions import RedisError
+
+from cleanup_tasks import options
+from cleanup_tasks.engines import ScriptingRefused
+from cleanup_tasks.failures import is_transient
+from cleanup_tasks.log import log_report, logger
+from cleanup_tasks.report import Earlier
+from cleanup_tasks.run import Run
+from cleanup_tasks.settings import get_settings
+
+#: Waits in seconds before each retry when the connection or the server is the trouble.
+BACKOFF_S = (2, 4, 8)
+
+#: Message headers that carry a run over to its next attempt.
+FALLBACK_HEADER = "x-cleanup-fallback"
+EARLIER_HEADER = "x-cleanup-earlier"
+RETRIES_HEADER = "x-cleanup-retries"
+
+#: Why the Python engine ran when nothing was wrong.
+REQUESTED = "requested"
+
+
+class CleanupTask(Task):
+    """Refuses wrong arguments at the caller, before a message is sent."""
+
+    #: Counted by us: Celery's counter mixes hand-overs with retries.
+    max_retries = None
+    typing = True
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
+        """See celery.Task.apply_async; raises ValueError for an argument that is not what it should be."""
+        if not args:
+            _check_known(kwargs)
+        return super().apply_async(args, kwargs, **rest)
+
+
+def _check_known(kwargs: dict[str, Any] | None) -> None:
+    known = {name: value for name, value in (kwargs or {}).items() if name in options.Options.model_fields}
+    options.check(**known)  # an unknown name is for Celery's own check, as everywhere
+
+
+@shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup")
+def cleanup(
+    self: CleanupTask, *, dry_run: bool = False, stale_threshold_seconds: int | None = None
+) -> dict[str, Any]:
+    """Remove the keys of stale coordinators, by the Lua engine.
+
+    Args:
+        dry_run: change nothing, only report what a real run would do.
+        stale_threshold_seconds: silence in whole seconds after which a coordinator counts as dead;
+            None for the setting.
+
+    Returns:
+        The metrics dict.
+
+    Raises:
+        ValueError: an argument is not what it should be; nothing was touched.
+        redis.exceptions.RedisError: the last of the retries failed too.
+    """
+    arguments = {"dry_run": dry_run, "stale_threshold_seconds": stale_threshold_seconds}
+    checked = options.check(**arguments)
+    if FALLBACK_HEADER in _headers(self):
+        return _hand_over(self, arguments)
+    return _attempt(self, checked, fallback_reason=None)
+
+
+@shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup_fallback")
+def cleanup_fallback(
+    self: CleanupTask, *, dry_run: bool = False, stale_threshold_seconds: int | None = None
+) -> dict[str, Any]:
+    """Remove the keys of stale coordinators, by the Python engine, which needs no scripting.
+
+    Arguments, result and exceptions are those of `cleanup`.
+    """
+    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds)
+    return _attempt(self, checked, fallback_reason=_headers(self).get(FALLBACK_HEADER, REQUESTED))
+
+
+def _attempt(task: CleanupTask, checked: options.Options, fallback_reason: str | None) -> dict[str, Any]:
+    settings = get_settings()
+    max_ids = settings.cleanup_max_reported_ids
+    run = Run(
+        settings,
+        checked,
+        fallback_reason=fallback_reason,
+        owner=task.request.id,
+        earlier=Earlier(**_headers(task).get(EARLIER_HEADER, {})),
+        max_named=max_ids,
+    )
+    if task.request.called_directly or task.request.is_eager:
+        return run.sweep_or_fall_back().metrics(max_ids)
+    try:
+        run.sweep()
+    except SoftTimeLimitExceeded:
+        # Not an error to be retried: the next beat goes on where this one stopped.
+        run.report.complete = False
+        log_report(run.report)
+    except ScriptingRefused as refusal:
+        logger.warning("Handing over to cleanup_fallback: %s", refusal)
+        _retry(task, run, refusal, countdown=0, headers={FALLBACK_HEADER: str(refusal)})
+    except RedisError as error:
+        retries = _headers(task).get(RETRIES_HEADER, 0)
+        if not is_transient(error) or retries >= len(BACKOFF_S):
+            logger.error("Cleanup failed: %s", error)
+            raise
+        logger.warning("Cleanup is tried again in %d s: %s", BACKOFF_S[retries], error)
+        _retry(task, run, error, countdown=BACKOFF_S[retries], headers={RETRIES_HEADER: retries + 1})
+    return run.report.metrics(max_ids)
+
+
+def _headers(task: CleanupTask) -> dict[str, Any]:
+    return dict(task.request.headers or {})
+
+
+def _retry(
+    task: CleanupTask, run: Run, error: Exception, *, countdown: int, headers: dict[str, Any]
+) -> NoReturn:
+    carried = {EARLIER_HEADER: asdict(run.report.earlier)}
+    raise task.retry(exc=error, countdown=countdown, headers={**_headers(task), **carried, **headers})
+
+
+def _hand_over(task: CleanupTask, arguments: dict[str, Any]) -> NoReturn:
+    """Replace this attempt by the fallback; what `replace` would drop is passed on by hand."""
+    request = task.request
+    soft_time_limit, time_limit = reversed(request.timelimit or (None, None))
+    fallback = task.app.tasks[cleanup_fallback.name].s(**arguments)
+    fallback.set(
+        queue=(request.delivery_info or {}).get("routing_key"),
+        priority=(request.delivery_info or {}).get("priority"),
+        expires=request.expires,
+        soft_time_limit=soft_time_limit,
+        time_limit=time_limit,
+        headers=_headers(task),
+        ignore_result=request.ignore_result,
+        retries=request.retries,
+    )
+    raise task.replace(fallback)

@@ -1,0 +1,286 @@
+-- Judges coordinators by their heartbeat and activity and removes the keys of the stale ones.
+--
+-- Key families (<id> is any bytes, compared whole, never a pattern):
+--   blocking:heartbeat:<id>          string  sign of life
+--   coordinator:activity:<id>        string  time of the last work
+--   blocking:signal:<id>             string  a message that waits for it
+--   blocking:ack:<id>:<signal>       string  its answer to a signal
+--   blocking:idempotency:<message>   string  a handled message, names its parties
+--
+-- One script, two ways in.
+--
+-- 1. With KEYS, as the tasks call it: judge the given coordinators and reap the stale ones.
+--    KEYS  per coordinator: heartbeat, activity, then its own related keys;
+--          then heartbeats that must not exist (ids that may own a key here but had none so far);
+--          then the shared records.
+--    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
+--          3 keep heartbeat and activity, 0 or 1 (1: further parts of a large coordinator follow)
+--          4 coordinators                    5 heartbeats that must not exist
+--          then per coordinator the number of its own keys,
+--          then per shared record the numbers of its owners, as "1,2".
+--    Returns {verdicts, newcomers}: per coordinator and then per shared record the keys deleted (in a
+--          dry run: that would go) or a negative verdict, ACTIVE, UNREADABLE or GONE. Where one of the
+--          heartbeats that must not exist does, newcomers has their numbers and nothing was done.
+--
+-- 2. Without KEYS, by hand: redis-cli --eval cleanup_blocking_coordination.lua , 600 1
+--    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
+--    Returns the metrics as JSON text. It holds the server while it runs, so it refuses large databases.
+--
+-- No shebang line: Redis 6.2 knows none, and with one it is refused just when memory is short.
+
+local ACTIVE, UNREADABLE, GONE = -1, -2, -3
+
+local EARLIEST_MS = 1000000000000
+local FUTURE_MS = 86400000
+local MAX_DEPTH = 100
+local MAX_BYTES = 65536
+local MAX_SEGMENTS = 32
+-- unpack fails at 8,000 values.
+local MAX_ARGUMENTS = 5000
+-- About a second of the server's time.
+local MAX_KEYS_BY_HAND = 250000
+
+local function whole_number(value, digits)
+  return value and #value <= digits and value:find('^%d+$') and tonumber(value)
+end
+
+local threshold = whole_number(ARGV[1], 9)
+if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') then
+  return redis.error_reply('ERR usage: redis-cli --eval cleanup_blocking_coordination.lua , SECONDS DRYRUN'
+    .. ' (mind the comma; SECONDS a whole number of at most 9 digits, DRYRUN 0 or 1); nothing was touched')
+end
+local dry_run = ARGV[2] == '1'
+local clock = redis.call('TIME')
+local now_s = tonumber(clock[1])
+local now_ms = now_s * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+-- The staleness rule, twin of cleanup_tasks/staleness.py ------------------------------------------
+
+local function too_deep(skeleton)
+  local _, openings = skeleton:gsub('[%[{]', '')
+  if openings <= MAX_DEPTH then return false end
+  local depth = 0
+  for bracket in skeleton:gmatch('[%[%]{}]') do
+    if bracket == '[' or bracket == '{' then
+      depth = depth + 1
+      if depth > MAX_DEPTH then return true end
+    else
+      depth = depth - 1
+    end
+  end
+  return false
+end
+
+-- cjson also takes hexadecimal, nan, inf, leading zeros, "1." and "-.5" for numbers. A document is
+-- plain JSON when what is left of it without its strings has none of these.
+local function plain(document)
+  local skeleton = ' ' .. document:gsub('\\.', ''):gsub('"[^"]*"', '') .. ' '
+  if skeleton:find('[^%deE.+-]%-?0%d') or skeleton:find('%D%.') or skeleton:find('%.%D') then return false end
+  for word in skeleton:gmatch('%a+') do
+    if not (word == 'e' or word == 'E' or word == 'null' or word == 'true' or word == 'false') then
+      return false
+    end
+  end
+  return not too_deep(skeleton)
+end
+
+local function plausible(number)
+  if type(number) ~= 'number' or not (number >= EARLIEST_MS and number <= now_ms + FUTURE_MS) then return nil end
+  return math.min(number, now_ms)
+end
+
+-- The time in ms that a value yields, or nil.
+local function time_of(value)
+  if not value or #value > MAX_BYTES or value:find('\0', 1, true) or not plain(value) then return nil end
+  local readable, document = pcall(cjson.decode, value)
+  if not readable then return nil end
+  if type(document) ~= 'table' then return plausible(document) end
+  local newest
+  for _, field in ipairs({'timestamp', 'lastHeartbeat', 'lastActivity'}) do
+    local time = plausible(document[field])
+    if time and (not newest or time > newest) then newest = time end
+  end
+  return newest
+end
+
+local function is_older(time)
+  return now_s - math.floor(time / 1000) > threshold
+end
+
+-- nil for a stale coordinator, else a negative verdict.
+local function objection(heartbeat_key, heartbeat, activity)
+  local beat = time_of(heartbeat)
+  if not beat then
+    if not heartbeat and redis.call('EXISTS', heartbeat_key) == 0 then return GONE end
+    return UNREADABLE
+  end
+  if not is_older(beat) then return ACTIVE end
+  local worked = time_of(activity)
+  if worked and not is_older(worked) then return ACTIVE end
+  return nil
+end
+
+-- Deletes list[first..last], or counts it in a dry run; returns how many there were.
+local function reap(list, first, last)
+  local command = dry_run and 'EXISTS' or 'UNLINK'
+  local count = 0
+  for from = first, last, MAX_ARGUMENTS do
+    count = count + redis.call(command, unpack(list, from, math.min(last, from + MAX_ARGUMENTS - 1)))
+  end
+  return count
+end
+
+-- MGET of a list of any length; false for a key that is missing or no string.
+local function values_of(list)
+  local values = {}
+  for from = 1, #list, MAX_ARGUMENTS do
+    local some = redis.call('MGET', unpack(list, from, math.min(#list, from + MAX_ARGUMENTS - 1)))
+    for offset = 1, #some do values[from + offset - 1] = some[offset] end
+  end
+  return values
+end
+
+-- With KEYS: judge and reap what the caller found ---------------------------------------------------
+
+local function reap_given()
+  local keep_heartbeats = ARGV[3] == '1'
+  local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
+  local firsts, sizes, judged = {}, {}, {}
+  local next_key = 1
+  for number = 1, coordinators do
+    local size = 2 + tonumber(ARGV[5 + number])
+    firsts[number], sizes[number] = next_key, size
+    judged[#judged + 1] = KEYS[next_key]
+    judged[#judged + 1] = KEYS[next_key + 1]
+    next_key = next_key + size
+  end
+
+  local newcomers = {}
+  if unseen > 0 and redis.call('EXISTS', unpack(KEYS, next_key, next_key + unseen - 1)) > 0 then
+    for number = 1, unseen do
+      if redis.call('EXISTS', KEYS[next_key + number - 1]) == 1 then newcomers[#newcomers + 1] = number end
+    end
+    return {{}, newcomers}
+  end
+  next_key = next_key + unseen
+
+  local values = values_of(judged)
+  local verdicts = {}
+  for number = 1, coordinators do
+    local at = 2 * number - 1
+    verdicts[number] = objection(judged[at], values[at], values[at + 1])
+      or reap(KEYS, firsts[number] + (keep_heartbeats and 2 or 0), firsts[number] + sizes[number] - 1)
+  end
+  for position = 6 + coordinators, #ARGV do
+    local verdict
+    for owner in ARGV[position]:gmatch('%d+') do
+      local of_owner = verdicts[tonumber(owner)]
+      if of_owner < 0 then verdict = math.min(verdict or 0, of_owner) end
+    end
+    verdicts[#verdicts + 1] = verdict or reap(KEYS, next_key, next_key)
+    next_key = next_key + 1
+  end
+  return {verdicts, newcomers}
+end
+
+-- Without KEYS: find them too, by hand --------------------------------------------------------------
+
+local function scan(pattern, visit)
+  local seen = {}
+  local cursor = '0'
+  repeat
+    local page = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', 1000)
+    cursor = page[1]
+    for _, key in ipairs(page[2]) do
+      if not seen[key] then
+        seen[key] = true
+        visit(key)
+      end
+    end
+  until cursor == '0'
+end
+
+local function after(key, prefix)
+  return key:sub(1, #prefix) == prefix and key:sub(#prefix + 1) or nil
+end
+
+-- Calls visit(id) for every id that may own the key, twin of cleanup_tasks/keys.py.
+local function each_possible_owner(key, visit)
+  local ack = after(key, 'blocking:ack:')
+  local name = ack or after(key, 'blocking:idempotency:')
+  if not name then return end
+  local starts = {1}
+  for colon in name:gmatch('():') do starts[#starts + 1] = colon + 1 end
+  if #starts > MAX_SEGMENTS then return end
+  starts[#starts + 1] = #name + 2
+  for first = 1, ack and 1 or #starts - 1 do
+    for last = first + 1, #starts - (ack and 1 or 0) do
+      visit(name:sub(starts[first], starts[last] - 2))
+    end
+  end
+end
+
+-- The id as JSON text; bytes that are no UTF-8 appear as \xNN, as in the task's metrics.
+local function json_text(id)
+  local text = ''
+  local at = 1
+  while at <= #id do
+    local character = id:match('^[%z\1-\127]+', at) or id:match('^[\194-\223][\128-\191]', at)
+      or id:match('^\224[\160-\191][\128-\191]', at) or id:match('^[\225-\236\238\239][\128-\191][\128-\191]', at)
+      or id:match('^\237[\128-\159][\128-\191]', at) or id:match('^\240[\144-\191][\128-\191][\128-\191]', at)
+      or id:match('^[\241-\243][\128-\191][\128-\191][\128-\191]', at)
+      or id:match('^\244[\128-\143][\128-\191][\128-\191]', at)
+    text = text .. (character or ('\\x%02x'):format(id:byte(at)))
+    at = at + (character and #character or 1)
+  end
+  return cjson.encode(text)
+end
+
+local function reap_found()
+  local size = redis.call('DBSIZE')
+  if size > MAX_KEYS_BY_HAND then
+    return redis.error_reply(('ERR %d keys are too many for one script (at most %d): use the command'
+      .. ' cleanup-blocking-coordination; nothing was touched'):format(size, MAX_KEYS_BY_HAND))
+  end
+
+  local ids, judged = {}, {}
+  scan('blocking:heartbeat:*', function(key)
+    local id = after(key, 'blocking:heartbeat:')
+    ids[#ids + 1] = id
+    judged[#judged + 1] = key
+    judged[#judged + 1] = 'coordinator:activity:' .. id
+  end)
+  local values = values_of(judged)
+  local doomed, stale, kept = {}, {}, {}
+  local stale_texts = {}
+  for number, id in ipairs(ids) do
+    local at = 2 * number - 1
+    if objection(judged[at], values[at], values[at + 1]) then
+      kept[id] = true
+    else
+      stale[id] = true
+      stale_texts[#stale_texts + 1] = json_text(id)
+      for _, key in ipairs({judged[at], judged[at + 1], 'blocking:signal:' .. id}) do doomed[#doomed + 1] = key end
+    end
+  end
+
+  if #stale_texts > 0 then
+    scan('blocking:[ai]*', function(key)
+      local owned, disputed = false, false
+      each_possible_owner(key, function(id)
+        owned = owned or stale[id]
+        disputed = disputed or kept[id]
+      end)
+      if owned and not disputed then doomed[#doomed + 1] = key end
+    end)
+  end
+
+  local deleted = reap(doomed, 1, #doomed)
+  local finish = redis.call('TIME')
+  local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock[2]) / 1000)
+  return ('{"totalCoordinatorsChecked":%d,"staleCoordinatorsFound":%d,"keysDeleted":%d,"executionTimeMs":%d,'
+    .. '"staleCoordinatorIds":[%s]}'):format(#ids, #stale_texts, deleted, elapsed_ms, table.concat(stale_texts, ','))
+end
+
+if #KEYS > 0 then return reap_given() end
+return reap_found()
