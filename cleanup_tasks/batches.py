@@ -93,18 +93,20 @@ class Collector:
         self._shared: dict[bytes, list[bytes]] = {}
         self._unseen: dict[bytes, set[bytes]] = defaultdict(set)
 
-    def add(self, key: bytes) -> None:
-        """Take in a key; one that no stale coordinator owns, or somebody kept may own, is dropped."""
-        candidates = keys.possible_owners(key)
-        owners = [id_ for id_ in candidates if id_ in self._own]
-        if not owners or any(id_ in self._kept for id_ in candidates):
-            return
-        if len(owners) == 1:
-            self._own[owners[0]].add(key)
-        else:
-            self._shared[key] = owners
-        if len(owners) < len(candidates):
-            self._unseen[owners[0]].update(id_ for id_ in candidates if id_ not in self._own)
+    def add(self, page: Iterable[bytes]) -> None:
+        """Take in keys; one that no stale coordinator owns, or somebody kept may own, is dropped."""
+        stale, kept = self._own, self._kept
+        for key in page:
+            candidates = keys.possible_owners(key)
+            owners = [id_ for id_ in candidates if id_ in stale]
+            if not owners or any(id_ in kept for id_ in candidates):
+                continue
+            if len(owners) == 1:
+                stale[owners[0]].add(key)
+            else:
+                self._shared[key] = owners
+            if len(owners) < len(candidates):
+                self._unseen[owners[0]].update(id_ for id_ in candidates if id_ not in stale)
 
     def batches(self) -> Iterator[Batch]:
         """Everything collected, in batches of about `BATCH_KEYS` keys; those that share records together."""

@@ -15,8 +15,6 @@ Ids are bytes and may hold anything, colons and glob characters too. They are co
 never made into a pattern.
 """
 
-from collections.abc import Iterator
-
 HEARTBEAT = b"blocking:heartbeat:"
 ACTIVITY = b"coordinator:activity:"
 SIGNAL = b"blocking:signal:"
@@ -73,14 +71,9 @@ def possible_owners(key: bytes) -> list[bytes]:
         segments = key[len(IDEMPOTENCY) :].split(b":")
         if len(segments) > MAX_SEGMENTS:
             return []
-        return list(dict.fromkeys(_runs(segments)))
+        ends = range(1, len(segments) + 1)
+        return list({b":".join(segments[start:end]) for end in ends for start in range(end)})
     return []
-
-
-def _runs(segments: list[bytes]) -> Iterator[bytes]:
-    for start in range(len(segments)):
-        for end in range(start + 1, len(segments) + 1):
-            yield b":".join(segments[start:end])
 
 
 def text(coordinator: bytes) -> str:

@@ -25,6 +25,14 @@ _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+#: As cjson: raw control characters in strings, every number a double.
+_DECODER = json.JSONDecoder(strict=False, parse_int=float, parse_float=float, parse_constant=_refuse_constant)
+
+
 class State(Enum):
     """What a coordinator's heartbeat and activity say."""
 
@@ -39,31 +47,33 @@ def time_of(value: bytes | None, now_ms: int) -> float | None:
     `now_ms` is the server's time; a time a little ahead of it counts as now.
     """
     document = _parse(value) if value is not None else None
-    if isinstance(document, dict):
-        times = [_plausible(document.get(field), now_ms) for field in FIELDS]
-        return max((time for time in times if time is not None), default=None)
-    return _plausible(document, now_ms)
+    if not isinstance(document, dict):
+        return _plausible(document, now_ms)
+    newest = None
+    for field in FIELDS:
+        time = _plausible(document.get(field), now_ms)
+        if time is not None and (newest is None or time > newest):
+            newest = time
+    return newest
 
 
-def is_older(time_ms: float, now_ms: int, threshold_s: int) -> bool:
-    """Whether a time is more than the threshold ago, counted in whole seconds as users know it."""
-    return now_ms // 1000 - time_ms // 1000 > threshold_s
+def judge_value(value: bytes | None, now_ms: int, threshold_s: int) -> State:
+    """What one value says. Age is counted in whole seconds, both times rounded down, as users know it."""
+    time = time_of(value, now_ms)
+    if time is None:
+        return State.UNREADABLE
+    return State.STALE if now_ms // 1000 - time // 1000 > threshold_s else State.ACTIVE
 
 
 def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
-    """What a coordinator is, by its two values.
+    """What a coordinator is, by its two values; a fresh activity revives a stale heartbeat.
 
     None stands for a key that is no string (or, for the activity, is not there).
     """
-    beat = time_of(heartbeat, now_ms)
-    if beat is None:
-        return State.UNREADABLE
-    if not is_older(beat, now_ms, threshold_s):
+    state = judge_value(heartbeat, now_ms, threshold_s)
+    if state is State.STALE and judge_value(activity, now_ms, threshold_s) is State.ACTIVE:
         return State.ACTIVE
-    worked = time_of(activity, now_ms)
-    if worked is not None and not is_older(worked, now_ms, threshold_s):
-        return State.ACTIVE
-    return State.STALE
+    return state
 
 
 def _plausible(number: Any, now_ms: int) -> float | None:
@@ -82,19 +92,13 @@ def _parse(value: bytes) -> Any:
     if _too_deep(document) or _lone_surrogate(document):
         return None
     try:
-        return json.loads(
-            document, strict=False, parse_int=float, parse_float=float, parse_constant=_refuse_constant
-        )
+        return _DECODER.decode(document)
     except ValueError:
         return None
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
 def _too_deep(document: str) -> bool:
-    if document.count("[") + document.count("{") <= MAX_DEPTH:
+    if len(document) <= MAX_DEPTH or document.count("[") + document.count("{") <= MAX_DEPTH:
         return False
     depth = 0
     for character in _STRINGS.sub("", document):

@@ -1,5 +1,6 @@
 """One sweep: find the stale, collect their keys, let the engine judge and reap, report."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -12,7 +13,7 @@ from cleanup_tasks.engines import GONE, Engine, Outcome
 from cleanup_tasks.failures import may_have_happened
 from cleanup_tasks.log import logger
 from cleanup_tasks.report import Report
-from cleanup_tasks.staleness import State, judge, time_of
+from cleanup_tasks.staleness import State, judge_value, time_of
 
 #: Keys that one SCAN call looks at: about 1 ms of the server's time.
 SCAN_COUNT = 5_000
@@ -61,8 +62,7 @@ class Sweep:
         if self._stale:
             collector = Collector(self._stale, self._kept)
             for page in self._scan(keys.RELATED_PATTERN, "collecting"):
-                for key in page:
-                    collector.add(key)
+                collector.add(page)
             done = 0
             for batch in collector.batches():
                 self._settle(batch)
@@ -97,20 +97,40 @@ class Sweep:
     def _classify(self, coordinators: list[bytes]) -> None:
         if not coordinators:
             return
-        heartbeats = [keys.heartbeat(id_) for id_ in coordinators]
-        now, beats = self._read(heartbeats)
         threshold_s = self._report.stale_threshold_seconds
-        silent = [
-            id_
-            for id_, beat in zip(coordinators, beats, strict=True)
-            if judge(beat, None, now, threshold_s) is State.STALE
-        ]
-        worked = dict(zip(silent, self._read([keys.activity(id_) for id_ in silent])[1], strict=True))
-        for id_, key, beat in zip(coordinators, heartbeats, beats, strict=True):
-            if beat is None and not self._client.exists(key):
+        now_ms, values = self._read([keys.heartbeat(id_) for id_ in coordinators])
+        beats = dict(zip(coordinators, values, strict=True))
+        states = {id_: judge_value(beat, now_ms, threshold_s) for id_, beat in beats.items()}
+        # Only the silent are asked for their activity: usually nobody.
+        silent = [id_ for id_, state in states.items() if state is State.STALE]
+        for id_, worked in zip(silent, self._read([keys.activity(id_) for id_ in silent])[1], strict=True):
+            if judge_value(worked, now_ms, threshold_s) is State.ACTIVE:
+                states[id_] = State.ACTIVE
+        by_state: dict[State, list[bytes]] = {state: [] for state in State}
+        for id_, state in states.items():
+            if beats[id_] is None and not self._client.exists(keys.heartbeat(id_)):
                 continue  # expired since the scan saw it
-            state = judge(beat, worked.get(id_), now, threshold_s)
-            self._count(id_, state, beat, now)
+            by_state[state].append(id_)
+        self._count(by_state)
+        if logger.isEnabledFor(logging.DEBUG):
+            for id_ in by_state[State.ACTIVE]:
+                logger.debug("Coordinator active: %s", keys.text(id_))
+            for id_ in by_state[State.STALE]:
+                age_s = now_ms // 1000 - int(time_of(beats[id_], now_ms) or 0) // 1000
+                logger.debug("Stale coordinator detected: %s (age: %ds)", keys.text(id_), age_s)
+
+    def _count(self, by_state: dict[State, list[bytes]]) -> None:
+        report = self._report
+        active, stale, unreadable = by_state[State.ACTIVE], by_state[State.STALE], by_state[State.UNREADABLE]
+        self._kept.update(active, unreadable)
+        self._stale |= dict.fromkeys(stale)
+        report.total_coordinators_checked += len(active) + len(stale) + len(unreadable)
+        report.active_coordinators += len(active)
+        report.stale_coordinators_found += len(stale)
+        for id_ in unreadable:
+            if self._max_named is None or report.unreadable_heartbeats < self._max_named:
+                logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
+            report.unreadable_heartbeats += 1
 
     def _read(self, names: list[bytes]) -> tuple[int, list[bytes | None]]:
         """The server's time, and the values of any number of keys; None for one that is no string."""
@@ -125,23 +145,6 @@ class Sweep:
         for chunk in chunks:
             values += chunk
         return time_ms(clock), values
-
-    def _count(self, id_: bytes, state: State, beat: bytes | None, now_ms: int) -> None:
-        self._report.total_coordinators_checked += 1
-        if state is State.STALE:
-            self._stale[id_] = None
-            self._report.stale_coordinators_found += 1
-            age_s = now_ms // 1000 - int(time_of(beat, now_ms) or 0) // 1000
-            logger.debug("Stale coordinator detected: %s (age: %ds)", keys.text(id_), age_s)
-            return
-        self._kept.add(id_)
-        if state is State.ACTIVE:
-            self._report.active_coordinators += 1
-            logger.debug("Coordinator active: %s", keys.text(id_))
-            return
-        self._report.unreadable_heartbeats += 1
-        if self._max_named is None or self._report.unreadable_heartbeats <= self._max_named:
-            logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
 
     def _settle(self, batch: Batch) -> None:
         """Have a batch reaped, anew without the newcomers' keys or in halves where need be."""
@@ -175,12 +178,13 @@ class Sweep:
 
     def _tally(self, batch: Batch, outcome: Outcome) -> None:
         report = self._report
-        for id_, verdict in zip(batch.own, outcome.coordinators, strict=True):
-            if verdict >= 0:
-                report.keys_deleted += verdict
-                report.reaped += not batch.partial
-            elif id_ not in self._revived and verdict != GONE:
+        report.keys_deleted += outcome.deleted
+        verdicts = zip(batch.own, outcome.coordinators, strict=True)
+        kept = {id_: verdict for id_, verdict in verdicts if verdict < 0}
+        if not batch.partial:
+            report.reaped += len(batch.own) - len(kept)
+        for id_, verdict in kept.items():
+            if id_ not in self._revived and verdict != GONE:
                 self._revived.add(id_)
                 report.revived_coordinators += 1
                 logger.info("Coordinator revived, kept: %s", keys.text(id_))
-        report.keys_deleted += sum(verdict for verdict in outcome.shared if verdict > 0)

@@ -18,9 +18,9 @@
 --          4 coordinators                    5 heartbeats that must not exist
 --          then per coordinator the number of its own keys,
 --          then per shared record the numbers of its owners, as "1,2".
---    Returns {verdicts, newcomers}: per coordinator and then per shared record the keys deleted (in a
---          dry run: that would go) or a negative verdict, ACTIVE, UNREADABLE or GONE. Where one of the
---          heartbeats that must not exist does, newcomers has their numbers and nothing was done.
+--    Returns {verdicts, deleted, newcomers}: a verdict per coordinator and then per shared record, REAPED
+--          or why it was kept; the number of keys deleted (in a dry run: that would go); and of the
+--          heartbeats that must not exist the numbers of those that do: then nothing was done.
 --
 -- 2. Without KEYS, by hand: redis-cli --eval cleanup_blocking_coordination.lua , 600 1
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
@@ -28,8 +28,10 @@
 --
 -- No shebang line: Redis 6.2 knows none, and with one it is refused just when memory is short.
 
-local ACTIVE, UNREADABLE, GONE = -1, -2, -3
+local REAPED, ACTIVE, UNREADABLE, GONE = 0, -1, -2, -3
 
+local FIELDS = {'timestamp', 'lastHeartbeat', 'lastActivity'}
+local LITERALS = {['true'] = true, ['false'] = true, ['null'] = true}
 local EARLIEST_MS = 1000000000000
 local FUTURE_MS = 86400000
 local MAX_DEPTH = 100
@@ -57,8 +59,6 @@ local now_ms = now_s * 1000 + math.floor(tonumber(clock[2]) / 1000)
 -- The staleness rule, twin of cleanup_tasks/staleness.py ------------------------------------------
 
 local function too_deep(skeleton)
-  local _, openings = skeleton:gsub('[%[{]', '')
-  if openings <= MAX_DEPTH then return false end
   local depth = 0
   for bracket in skeleton:gmatch('[%[%]{}]') do
     if bracket == '[' or bracket == '{' then
@@ -71,17 +71,21 @@ local function too_deep(skeleton)
   return false
 end
 
--- cjson also takes hexadecimal, nan, inf, leading zeros, "1." and "-.5" for numbers. A document is
--- plain JSON when what is left of it without its strings has none of these.
+-- A number as JSON writes it; cjson also takes hexadecimal, nan, inf, leading zeros, "1." and "-.5".
+local function json_number(token)
+  local mantissa = token:gsub('[eE][+-]?%d+$', '')
+  return (mantissa:find('^%-?%d+$') or mantissa:find('^%-?%d+%.%d+$')) and not mantissa:find('^%-?0%d')
+end
+
+-- Whether what a document holds besides strings is plain JSON, and not too deep.
 local function plain(document)
-  local skeleton = ' ' .. document:gsub('\\.', ''):gsub('"[^"]*"', '') .. ' '
-  if skeleton:find('[^%deE.+-]%-?0%d') or skeleton:find('%D%.') or skeleton:find('%.%D') then return false end
-  for word in skeleton:gmatch('%a+') do
-    if not (word == 'e' or word == 'E' or word == 'null' or word == 'true' or word == 'false') then
-      return false
-    end
+  local skeleton = document
+  if skeleton:find('\\', 1, true) then skeleton = skeleton:gsub('\\.', '') end
+  skeleton = skeleton:gsub('"[^"]*"', '')
+  for token in skeleton:gmatch('[^%s{}%[%]:,]+') do
+    if not (token:find('^[1-9]%d*$') or LITERALS[token] or json_number(token)) then return false end
   end
-  return not too_deep(skeleton)
+  return #skeleton <= MAX_DEPTH or not too_deep(skeleton)
 end
 
 local function plausible(number)
@@ -96,7 +100,7 @@ local function time_of(value)
   if not readable then return nil end
   if type(document) ~= 'table' then return plausible(document) end
   local newest
-  for _, field in ipairs({'timestamp', 'lastHeartbeat', 'lastActivity'}) do
+  for _, field in ipairs(FIELDS) do
     local time = plausible(document[field])
     if time and (not newest or time > newest) then newest = time end
   end
@@ -107,8 +111,8 @@ local function is_older(time)
   return now_s - math.floor(time / 1000) > threshold
 end
 
--- nil for a stale coordinator, else a negative verdict.
-local function objection(heartbeat_key, heartbeat, activity)
+-- REAPED for a stale coordinator, else why it is kept.
+local function judge(heartbeat_key, heartbeat, activity)
   local beat = time_of(heartbeat)
   if not beat then
     if not heartbeat and redis.call('EXISTS', heartbeat_key) == 0 then return GONE end
@@ -117,15 +121,15 @@ local function objection(heartbeat_key, heartbeat, activity)
   if not is_older(beat) then return ACTIVE end
   local worked = time_of(activity)
   if worked and not is_older(worked) then return ACTIVE end
-  return nil
+  return REAPED
 end
 
--- Deletes list[first..last], or counts it in a dry run; returns how many there were.
-local function reap(list, first, last)
+-- Deletes the keys of a list, or counts them in a dry run; returns how many there were.
+local function reap(list)
   local command = dry_run and 'EXISTS' or 'UNLINK'
   local count = 0
-  for from = first, last, MAX_ARGUMENTS do
-    count = count + redis.call(command, unpack(list, from, math.min(last, from + MAX_ARGUMENTS - 1)))
+  for from = 1, #list, MAX_ARGUMENTS do
+    count = count + redis.call(command, unpack(list, from, math.min(#list, from + MAX_ARGUMENTS - 1)))
   end
   return count
 end
@@ -145,42 +149,45 @@ end
 local function reap_given()
   local keep_heartbeats = ARGV[3] == '1'
   local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
-  local firsts, sizes, judged = {}, {}, {}
+  local firsts, judged = {}, {}
   local next_key = 1
   for number = 1, coordinators do
-    local size = 2 + tonumber(ARGV[5 + number])
-    firsts[number], sizes[number] = next_key, size
-    judged[#judged + 1] = KEYS[next_key]
-    judged[#judged + 1] = KEYS[next_key + 1]
-    next_key = next_key + size
+    firsts[number] = next_key
+    judged[2 * number - 1] = KEYS[next_key]
+    judged[2 * number] = KEYS[next_key + 1]
+    next_key = next_key + 2 + tonumber(ARGV[5 + number])
   end
+  firsts[coordinators + 1] = next_key
 
-  local newcomers = {}
   if unseen > 0 and redis.call('EXISTS', unpack(KEYS, next_key, next_key + unseen - 1)) > 0 then
+    local newcomers = {}
     for number = 1, unseen do
       if redis.call('EXISTS', KEYS[next_key + number - 1]) == 1 then newcomers[#newcomers + 1] = number end
     end
-    return {{}, newcomers}
+    return {{}, 0, newcomers}
   end
-  next_key = next_key + unseen
 
   local values = values_of(judged)
-  local verdicts = {}
+  local verdicts, doomed = {}, {}
   for number = 1, coordinators do
-    local at = 2 * number - 1
-    verdicts[number] = objection(judged[at], values[at], values[at + 1])
-      or reap(KEYS, firsts[number] + (keep_heartbeats and 2 or 0), firsts[number] + sizes[number] - 1)
-  end
-  for position = 6 + coordinators, #ARGV do
-    local verdict
-    for owner in ARGV[position]:gmatch('%d+') do
-      local of_owner = verdicts[tonumber(owner)]
-      if of_owner < 0 then verdict = math.min(verdict or 0, of_owner) end
+    local verdict = judge(judged[2 * number - 1], values[2 * number - 1], values[2 * number])
+    verdicts[number] = verdict
+    if verdict == REAPED then
+      for position = firsts[number] + (keep_heartbeats and 2 or 0), firsts[number + 1] - 1 do
+        doomed[#doomed + 1] = KEYS[position]
+      end
     end
-    verdicts[#verdicts + 1] = verdict or reap(KEYS, next_key, next_key)
-    next_key = next_key + 1
   end
-  return {verdicts, newcomers}
+  local shared = next_key + unseen
+  for position = 0, #KEYS - shared do
+    local verdict = REAPED
+    for owner in ARGV[6 + coordinators + position]:gmatch('%d+') do
+      verdict = math.min(verdict, verdicts[tonumber(owner)])
+    end
+    verdicts[#verdicts + 1] = verdict
+    if verdict == REAPED then doomed[#doomed + 1] = KEYS[shared + position] end
+  end
+  return {verdicts, reap(doomed), {}}
 end
 
 -- Without KEYS: find them too, by hand --------------------------------------------------------------
@@ -255,12 +262,12 @@ local function reap_found()
   local stale_texts = {}
   for number, id in ipairs(ids) do
     local at = 2 * number - 1
-    if objection(judged[at], values[at], values[at + 1]) then
-      kept[id] = true
-    else
+    if judge(judged[at], values[at], values[at + 1]) == REAPED then
       stale[id] = true
       stale_texts[#stale_texts + 1] = json_text(id)
       for _, key in ipairs({judged[at], judged[at + 1], 'blocking:signal:' .. id}) do doomed[#doomed + 1] = key end
+    else
+      kept[id] = true
     end
   end
 
@@ -275,7 +282,7 @@ local function reap_found()
     end)
   end
 
-  local deleted = reap(doomed, 1, #doomed)
+  local deleted = reap(doomed)
   local finish = redis.call('TIME')
   local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock[2]) / 1000)
   return ('{"totalCoordinatorsChecked":%d,"staleCoordinatorsFound":%d,"keysDeleted":%d,"executionTimeMs":%d,'

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from cleanup_tasks.batches import Batch
 
-#: Verdicts below zero keep the keys; any other is the number of keys deleted (in a dry run: that
-#: would go). The Lua script answers the same numbers.
+#: Verdicts, the Lua script's own numbers: below zero the keys were kept.
+REAPED = 0
 ACTIVE = -1
 UNREADABLE = -2
 GONE = -3
@@ -20,6 +20,8 @@ class Outcome:
     coordinators: list[int] = field(default_factory=list)
     #: One verdict per shared record, in the order of `Batch.shared`.
     shared: list[int] = field(default_factory=list)
+    #: Keys that the server said it deleted; in a dry run, that would go.
+    deleted: int = 0
     #: Those of `Batch.unseen` that have a heartbeat by now. If there are any, nothing was done.
     newcomers: frozenset[bytes] = frozenset()
     #: A heartbeat changed while it was judged (Python engine), so nothing was done.

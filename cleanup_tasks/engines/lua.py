@@ -59,7 +59,7 @@ class LuaEngine:
         arguments += (",".join(str(numbers[owner]) for owner in owners) for owners in batch.shared.values())
         try:
             # redis-py loads the script and calls again when the server does not know it (NOSCRIPT).
-            verdicts, newcomers = self._script(keys=names, args=arguments)
+            verdicts, deleted, newcomers = self._script(keys=names, args=arguments)
         except ResponseError as error:
             if is_server_trouble(error) or (
                 isinstance(error, NoPermissionError) and "to access" in str(error)
@@ -69,5 +69,6 @@ class LuaEngine:
         return Outcome(
             coordinators=verdicts[: len(batch.own)],
             shared=verdicts[len(batch.own) :],
+            deleted=deleted,
             newcomers=frozenset(unseen[number - 1] for number in newcomers),
         )

@@ -9,12 +9,10 @@ from redis.exceptions import WatchError
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, UNREADABLE, Outcome
+from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, Outcome
 from cleanup_tasks.staleness import State, judge
 
-#: A stale coordinator's verdict until the number of its deleted keys is known.
-STALE = 0
-VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: STALE}
+VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
 
 
 class PythonEngine:
@@ -41,24 +39,19 @@ class PythonEngine:
             if unseen and pipe.exists(*unseen):
                 return Outcome(newcomers=frozenset(id_ for key, id_ in unseen.items() if pipe.exists(key)))
             verdicts = dict(zip(batch.own, self._judge(pipe, judged, threshold_s), strict=True))
-            shared = {
-                record: min(verdicts[owner] for owner in owners) for record, owners in batch.shared.items()
-            }
-            pipe.multi()
-            remove = pipe.exists if dry_run else pipe.unlink
-            doomed: list[tuple[dict[bytes, int], bytes]] = []
+            shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
+            doomed = [
+                record for record, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED
+            ]
             for coordinator, verdict in verdicts.items():
-                names = batch.doomed_keys(coordinator)
-                if verdict == STALE and names:
-                    remove(*names)
-                    doomed.append((verdicts, coordinator))
-            for record, verdict in shared.items():
-                if verdict == STALE:
-                    remove(record)
-                    doomed.append((shared, record))
-            for (counts, name), count in zip(doomed, pipe.execute(), strict=True):
-                counts[name] = count
-        return Outcome(list(verdicts.values()), list(shared.values()))
+                if verdict == REAPED:
+                    doomed += batch.doomed_keys(coordinator)
+            deleted = 0
+            if doomed:
+                pipe.multi()
+                (pipe.exists if dry_run else pipe.unlink)(*doomed)
+                (deleted,) = pipe.execute()
+        return Outcome(list(verdicts.values()), shared, deleted)
 
     def _judge(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
         """A verdict per heartbeat and activity; every key that is read here is watched."""
