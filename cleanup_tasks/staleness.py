@@ -88,17 +88,18 @@ def _parse(value: bytes) -> Any:
     if len(value) > MAX_BYTES or b"\0" in value:
         return None
     # Latin-1 maps every byte, so bytes that are no UTF-8 are harmless inside strings, as for cjson.
-    document = value.decode("latin-1")
-    if _too_deep(document) or _lone_surrogate(document):
+    text = value.decode("latin-1").strip(" \t\n\r")
+    if (len(text) > MAX_DEPTH and _too_deep(text)) or ("\\u" in text and _lone_surrogate(text)):
         return None
     try:
-        return _DECODER.decode(document)
+        document, end = _DECODER.raw_decode(text)
     except ValueError:
         return None
+    return document if end == len(text) else None
 
 
 def _too_deep(document: str) -> bool:
-    if len(document) <= MAX_DEPTH or document.count("[") + document.count("{") <= MAX_DEPTH:
+    if document.count("[") + document.count("{") <= MAX_DEPTH:
         return False
     depth = 0
     for character in _STRINGS.sub("", document):
@@ -112,4 +113,4 @@ def _too_deep(document: str) -> bool:
 
 
 def _lone_surrogate(document: str) -> bool:
-    return "\\u" in document and any(escape[1] for escape in _ESCAPE.finditer(document))
+    return any(escape[1] for escape in _ESCAPE.finditer(document))

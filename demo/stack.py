@@ -1,0 +1,110 @@
+"""A real worker, beat and dashboard as processes of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from demo.servers import stop, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Stack:
+    """Celery processes that share an environment; a context manager that leaves none behind."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path, app: str = "cleanup_tasks") -> None:
+        """Processes get `environment` on top of ours, without any setting of ours; logs go to `folder`."""
+        ours = ("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_", "FLOWER_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        self.environment = inherited | {"PYTHONUNBUFFERED": "1"} | dict(environment)
+        self.folder = folder
+        self._app = app
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def log(self, name: str) -> str:
+        """What a process has printed so far."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run ``celery -A app`` with these arguments, in a process group of its own."""
+        command = [sys.executable, "-m", "celery", "-A", self._app, *arguments]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes[name] = process
+        return process
+
+    def start_worker(self, name: str = "worker", *arguments: str) -> subprocess.Popen[bytes]:
+        """A worker on the cleanup queue, once it is ready for tasks; one child unless told otherwise."""
+        options = [
+            "--queues",
+            "cleanup",
+            "--concurrency",
+            "1",
+            "--hostname",
+            f"{name}@%h",
+            "--loglevel",
+            "INFO",
+        ]
+        process = self.start(name, "worker", *options, *arguments)
+        self.wait_for_line(name, "ready.")
+        return process
+
+    def start_beat(self) -> subprocess.Popen[bytes]:
+        """The beat, which fires the cleanup every interval."""
+        process = self.start("beat", "beat", "--loglevel", "INFO", "--pidfile=")
+        self.wait_for_line("beat", "beat: Starting")
+        return process
+
+    def start_flower(self, port: int) -> subprocess.Popen[bytes]:
+        """The dashboard on the loopback."""
+        columns = "name,uuid,state,args,kwargs,result,received,started,runtime,worker,retries"
+        options = ["--address=127.0.0.1", f"--port={port}", f"--tasks-columns={columns}"]
+        process = self.start("flower", "flower", *options)
+        self.wait_for_line("flower", "Connected to")
+        return process
+
+    def wait_for_line(self, name: str, text: str, seconds: float = 60.0) -> None:
+        """Until a process has printed `text`; raises RuntimeError with its log where it ends before."""
+
+        def printed() -> bool:
+            if text in self.log(name):
+                return True
+            if self._processes[name].poll() is not None:
+                raise RuntimeError(f"{name} ended before it printed {text!r}:\n{self.log(name)}")
+            return False
+
+        wait_until(printed, f"{name} prints {text!r}", seconds)
+
+    def stop(self, name: str) -> None:
+        """End one process and what it started."""
+        process = self._processes.pop(name)
+        stop(process)
+        # A worker that had to be killed leaves its children; they are in its group.
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def __enter__(self) -> Self:
+        """Nothing runs yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End everything, the last started first."""
+        for name in reversed(list(self._processes)):
+            self.stop(name)

@@ -1,0 +1,67 @@
+"""Real servers for the tests, each started by the tests and gone with them."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks.engines import Engine
+from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.log import logger
+from cleanup_tasks.settings import get_settings
+from demo.servers import Server, running_server
+
+ENGINES = {"lua": LuaEngine, "python": PythonEngine}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No setting of the machine reaches a test, and no test the user's Redis or log file."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CLEANUP_LOG_FILE", "")
+    monkeypatch.setenv("COORDINATION_REDIS_URL", "redis://127.0.0.1:1/0")
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Server]:
+    """One server for all tests that need no configuration of their own."""
+    with running_server("--enable-debug-command", "local") as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """A server with nothing in it."""
+    with shared_server.client() as client:
+        client.flushall()
+        client.script_flush()
+        client.config_resetstat()
+    return shared_server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Redis]:
+    """A client of the empty server."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest, client: Redis) -> Engine:
+    """Each engine in turn."""
+    made: Engine = ENGINES[request.param](client)
+    return made
