@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
     """Load our application only when somebody asks for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import cleanup_tasks.tasks
+    import cleanup_tasks.tasks  # noqa: F401, registers them
     from cleanup_tasks.celery import app
 
     return app if name == "app" else app.tasks[f"{__name__}.{name}"]
