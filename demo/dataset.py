@@ -39,7 +39,7 @@ def write_coordinators(client: Redis, coordinators: list[bytes], age_ms: int) ->
             values[activity] = json.dumps({"coordinatorId": name, "lastActivity": then})
             values[signal] = json.dumps({"type": "completion", "receiver": name})
             values |= dict.fromkeys(others, "1")
-        client.mset(values)  # type: ignore[arg-type]
+        client.mset(values)
 
 
 def write_acceptance_data(client: Redis, total: int = 10_000, active: int = 100) -> None:

@@ -1,7 +1,7 @@
 """Real servers for the tests, each started by the tests and gone with them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from redis import Redis
@@ -13,7 +13,7 @@ from cleanup_tasks.log import logger
 from cleanup_tasks.settings import get_settings
 from demo.servers import Server, running_server
 
-ENGINES = {"lua": LuaEngine, "python": PythonEngine}
+ENGINES: dict[str, Callable[[Redis], Engine]] = {"lua": LuaEngine, "python": PythonEngine}
 
 
 @pytest.fixture(autouse=True)
@@ -63,5 +63,5 @@ def client(server: Server) -> Iterator[Redis]:
 @pytest.fixture(params=list(ENGINES))
 def engine(request: pytest.FixtureRequest, client: Redis) -> Engine:
     """Each engine in turn."""
-    made: Engine = ENGINES[request.param](client)
+    made = ENGINES[request.param](client)
     return made

@@ -20,7 +20,7 @@ STALENESS: dict[str, Any] = json.loads((CASES / "staleness.json").read_text())
 OWNERSHIP: dict[str, Any] = json.loads((CASES / "ownership.json").read_text())
 
 
-def named(rows: list[dict[str, Any]]) -> Any:
+def named(rows: list[dict[str, Any]]) -> pytest.MarkDecorator:
     """Rows as parameters, each under its name."""
     return pytest.mark.parametrize("row", rows, ids=[row["name"] for row in rows])
 
