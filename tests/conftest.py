@@ -63,5 +63,4 @@ def client(server: Server) -> Iterator[Redis]:
 @pytest.fixture(params=list(ENGINES))
 def engine(request: pytest.FixtureRequest, client: Redis) -> Engine:
     """Each engine in turn."""
-    made = ENGINES[request.param](client)
-    return made
+    return ENGINES[request.param](client)
