@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 from pydantic import SecretStr
@@ -15,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from cleanup_tasks import options
 from cleanup_tasks.engines import ScriptingRefused
 from cleanup_tasks.log import FORMAT, log_report, logger
+from cleanup_tasks.metrics import METRICS, REGISTRY
 from cleanup_tasks.run import Run
-from cleanup_tasks.settings import InvalidSettings, load_settings
+from cleanup_tasks.settings import InvalidSettings, Settings, load_settings
 from cleanup_tasks.sweep import Progress as ProgressCallback
 from cleanup_tasks.sweep import no_progress
 
@@ -38,6 +40,13 @@ INTERRUPTED = 130
 )
 @click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
+    "textfile collector (*.prom).",
+)
 @click.option("--verbose", is_flag=True, help="A line for each coordinator.")
 @click.version_option(package_name="blocking-coordination-cleanup")
 def main(
@@ -46,6 +55,7 @@ def main(
     stale_threshold: int | None,
     redis_url: str | None,
     as_json: bool,
+    metrics_file: Path | None,
     verbose: bool,
 ) -> None:
     """Remove what dead coordinators left in Redis, without touching a living one.
@@ -65,10 +75,30 @@ def main(
         fallback_reason="requested by --fallback" if fallback else None,
         max_named=None if verbose else settings.cleanup_max_reported_ids,
     )
-    status = _sweep(run)
+    with _metrics_file(metrics_file, settings):
+        status = _sweep(run)
     if as_json and run.reached:
         click.echo(json.dumps(run.report.metrics(), indent=2))
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _metrics_file(path: Path | None, settings: Settings) -> Iterator[None]:
+    """Go on from the file's figures, and write it when the sweep has ended, however it did.
+
+    Failing to write ends the command with status 2: somebody waits for that file.
+    """
+    if path is None:
+        yield
+        return
+    METRICS.continue_from(path)
+    METRICS.interval.set(settings.cleanup_interval_seconds)
+    yield
+    try:
+        METRICS.write(path, REGISTRY)
+    except OSError as error:
+        logger.error("Metrics file can't be written: %s", error)
+        sys.exit(ERRORS)
 
 
 def _sweep(run: Run) -> int:
@@ -80,14 +110,16 @@ def _sweep(run: Run) -> int:
         if not run.reached:
             logger.error("Redis connection failed: %s", error)
             logger.error("Cleanup aborted")
+            run.end("failed")
             return NO_CONNECTION
         logger.error("Cleanup failed: %s", error)
         run.report.cleanup_errors += 1
         log_report(run.report)
+        run.end("failed")
         return ERRORS
     except KeyboardInterrupt:
         logger.error("Cleanup interrupted")
-        log_report(run.report)
+        run.end("incomplete")
         return INTERRUPTED
     return 0 if report.complete or report.skipped else ERRORS
 

@@ -1,8 +1,12 @@
 """The log: the original's lines, in its form, in its file."""
 
+import fcntl
+import json
 import logging
+import os
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Literal
 
 from celery.utils.log import get_task_logger
 
@@ -36,13 +40,42 @@ if not logger.filters:
     logger.addFilter(_OneLine())
 
 
+class SharedFile(RotatingFileHandler):
+    """A rotated file that several processes write to: a worker's children, other workers, the command.
+
+    One of them rotates at a time, and the others follow to the new file.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, with the folder locked."""
+        folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._follow()
+            super().emit(record)
+        finally:
+            os.close(folder)
+
+    def _follow(self) -> None:
+        """Open the file anew if another process, or logrotate, has moved it."""
+        if self.stream is None:
+            return
+        try:
+            moved = not os.path.samestat(os.fstat(self.stream.fileno()), Path(self.baseFilename).stat())
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            self.stream.close()
+            self.stream = self._open()
+
+
 def open_log_file(path: Path | None) -> None:
     """Add the log file, once per process; one that can't be written costs a warning."""
-    if path is None or any(isinstance(handler, RotatingFileHandler) for handler in logger.handlers):
+    if path is None or any(isinstance(handler, SharedFile) for handler in logger.handlers):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+        handler = SharedFile(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
     except OSError as error:
         logger.warning("Log file can't be written, going on without: %s", error)
         return
@@ -77,3 +110,31 @@ def log_report(report: Report) -> None:
         logger.info("Cleanup completed successfully")
     else:
         logger.error("Cleanup incomplete: the next run goes on")
+
+
+def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"]) -> None:
+    """Write one line for machines: how the sweep ended and its numbers, as key=value or JSON."""
+    fields = {
+        "outcome": outcome,
+        "engine": report.implementation,
+        "dry_run": report.dry_run,
+        "checked": report.total_coordinators_checked,
+        "active": report.active_coordinators,
+        "stale": report.stale_coordinators_found,
+        "revived": report.revived_coordinators,
+        "unreadable": report.unreadable_heartbeats,
+        "keys_deleted": report.keys_deleted,
+        "errors": report.cleanup_errors,
+        "duration_ms": report.execution_time_ms,
+        "threshold_s": report.stale_threshold_seconds,
+        "reason": report.skipped or report.fallback_reason,
+    }
+    if form == "json":
+        logger.info("%s", json.dumps({"event": "cleanup_sweep", **fields}))
+    else:
+        # JSON also spells a single value so that a text with blanks or quotes stays one value.
+        logger.info("cleanup_sweep %s", " ".join(f"{key}={_value(value)}" for key, value in fields.items()))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)

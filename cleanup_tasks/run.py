@@ -6,11 +6,13 @@ import uuid
 from redis import Redis
 
 from cleanup_tasks.connection import connect, server_time_ms
+from cleanup_tasks.endpoint import RELAY
 from cleanup_tasks.engines import Engine, ScriptingRefused
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.lock import SweepLock
-from cleanup_tasks.log import log_report, logger, open_log_file
+from cleanup_tasks.log import log_report, log_summary, logger, open_log_file
+from cleanup_tasks.metrics import FIGURES, Outcome
 from cleanup_tasks.options import Options
 from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.settings import Settings
@@ -47,6 +49,7 @@ class Run:
         self._earlier = earlier or Earlier()
         self._max_named = max_named
         self.report = self._new_report(fallback_reason)
+        self._counted: dict[str, int] = {}
 
     def _new_report(self, fallback_reason: str | None) -> Report:
         threshold_s = self._options.stale_threshold_seconds
@@ -65,12 +68,14 @@ class Run:
             return self.sweep(progress)
         except ScriptingRefused as refusal:
             logger.warning("Falling back to the Python engine: %s", refusal)
+            self.end("refused")
             self._earlier = self.report.earlier
             self.report = self._new_report(str(refusal))
+            self._counted = {}
             return self.sweep(progress)
 
     def sweep(self, progress: Progress = no_progress) -> Report:
-        """Sweep and write the log.
+        """Sweep; a sweep that comes to its end is logged and counted, see `end`.
 
         Raises:
             ScriptingRefused: the Lua engine can't work on this server, the Python engine may.
@@ -82,10 +87,37 @@ class Run:
             with connect(self._settings.coordination_url) as client:
                 self._sweep(client, progress)
         finally:
+            self._count()
             self.report.add(self._earlier)
             self.report.finish(time.perf_counter() - started)
-        log_report(self.report)
+        self.end(_outcome(self.report))
         return self.report
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell log and metrics how the sweep ended; after an exception the caller knows how."""
+        report = self.report
+        if outcome not in ("retried", "refused", "failed"):
+            log_report(report)
+        log_summary(report, outcome, self._settings.cleanup_log_format)
+        came_to_an_end = outcome in ("success", "incomplete", "dry_run")
+        RELAY.call(
+            "end",
+            outcome,
+            report.implementation,
+            duration_s=report.execution_time_ms / 1000 if came_to_an_end else None,
+            stale=report.stale_coordinators_found if outcome in ("success", "incomplete") else None,
+            fallback_reason=report.fallback_reason if came_to_an_end else None,
+        )
+
+    def _count(self) -> None:
+        """Have the metrics' counters grow by what the report grew by since the last time."""
+        if self.report.dry_run:
+            return
+        figures = {field: getattr(self.report, field) for field in FIGURES}
+        grown = {field: value - self._counted.get(field, 0) for field, value in figures.items()}
+        if any(grown.values()):
+            RELAY.call("grow", **{field: amount for field, amount in grown.items() if amount})
+        self._counted = figures
 
     def _sweep(self, client: Redis, progress: Progress) -> None:
         report = self.report
@@ -102,6 +134,15 @@ class Run:
 
             def keep_lock(what: str, done: int, total: int) -> None:
                 lock.renew()
+                self._count()
                 progress(what, done, total)
 
             Sweep(client, engine, report, keep_lock, self._max_named).run()
+
+
+def _outcome(report: Report) -> Outcome:
+    if report.skipped:
+        return "skipped"
+    if not report.complete:
+        return "incomplete"
+    return "dry_run" if report.dry_run else "success"

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -47,6 +47,15 @@ class Settings(BaseSettings):
     cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
         "~/.claude-flow/logs/blocking-cleanup.log"
     )
+    cleanup_log_format: Annotated[
+        Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
+    ] = "keyvalue"
+    cleanup_metrics_port: Annotated[
+        int | None, Field(ge=1, le=65535, description="a whole number, 1 to 65535; unset for no endpoint")
+    ] = None
+    cleanup_metrics_address: Annotated[
+        str, Field(min_length=1, description="the address that the metrics endpoint listens on")
+    ] = "127.0.0.1"
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @field_validator("*", mode="before")

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from cleanup_tasks import options
 from cleanup_tasks.engines import ScriptingRefused
 from cleanup_tasks.failures import is_transient
-from cleanup_tasks.log import log_report, logger
-from cleanup_tasks.report import Earlier
+from cleanup_tasks.log import logger
+from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.run import Run
 from cleanup_tasks.settings import get_settings
 
@@ -96,24 +96,39 @@ def _attempt(task: CleanupTask, checked: options.Options, fallback_reason: str |
         max_named=max_ids,
     )
     if task.request.called_directly or task.request.is_eager:
-        return run.sweep_or_fall_back().metrics(max_ids)
+        return _at_once(run).metrics(max_ids)
     try:
         run.sweep()
     except SoftTimeLimitExceeded:
         # Not an error to be retried: the next beat goes on where this one stopped.
         run.report.complete = False
-        log_report(run.report)
+        run.end("incomplete")
     except ScriptingRefused as refusal:
         logger.warning("Handing over to cleanup_fallback: %s", refusal)
+        run.end("refused")
         _retry(task, run, refusal, countdown=0, headers={FALLBACK_HEADER: str(refusal)})
     except RedisError as error:
         retries = _headers(task).get(RETRIES_HEADER, 0)
         if not is_transient(error) or retries >= len(BACKOFF_S):
             logger.error("Cleanup failed: %s", error)
+            run.end("failed")
             raise
         logger.warning("Cleanup is tried again in %d s: %s", BACKOFF_S[retries], error)
+        run.end("retried")
         _retry(task, run, error, countdown=BACKOFF_S[retries], headers={RETRIES_HEADER: retries + 1})
+    except Exception:
+        run.end("failed")
+        raise
     return run.report.metrics(max_ids)
+
+
+def _at_once(run: Run) -> Report:
+    """Called as a function, or eagerly: nobody there who could retry."""
+    try:
+        return run.sweep_or_fall_back()
+    except Exception:
+        run.end("failed")
+        raise
 
 
 def _headers(task: CleanupTask) -> dict[str, Any]:

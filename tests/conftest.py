@@ -53,6 +53,13 @@ def server(shared_server: Server) -> Server:
     return shared_server
 
 
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Server]:
+    """A second server, for messages and results."""
+    with running_server() as server:
+        yield server
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[Redis]:
     """A client of the empty server."""

@@ -1,0 +1,62 @@
+"""A real worker for a test, and a caller that sends tasks to it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from demo.servers import Server, free_port
+from demo.stack import Stack
+
+
+@dataclass
+class Fleet:
+    """Celery processes between two servers, and how to reach them."""
+
+    coordination: Server
+    broker: Server
+    stack: Stack
+    metrics_port: int
+    caller: Celery = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The caller knows the broker and nothing of our application."""
+        self.caller = Celery("caller", broker=f"{self.broker.url}/1", backend=f"{self.broker.url}/2")
+
+    def send(self, task: str = "cleanup", *, seconds: float | None = None, **arguments: Any) -> Any:
+        """Send a task and return its AsyncResult; `seconds` is a hard time limit."""
+        return self.caller.send_task(
+            f"cleanup_tasks.{task}", kwargs=arguments, queue="cleanup", time_limit=seconds
+        )
+
+    def run(self, task: str = "cleanup", **arguments: Any) -> dict[str, Any]:
+        """Send a task and return its metrics dict."""
+        metrics: dict[str, Any] = self.send(task, **arguments).get(timeout=60)
+        return metrics
+
+
+@contextlib.contextmanager
+def fleet(
+    coordination: Server, broker: Server, folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
+    """A stack without processes yet, on an empty broker."""
+    with broker.client() as client:
+        client.flushall()
+    port = free_port()
+    settings = {
+        "COORDINATION_REDIS_URL": f"{coordination.url}/0",
+        "CELERY_BROKER_URL": f"{broker.url}/1",
+        "CELERY_RESULT_BACKEND": f"{broker.url}/2",
+        "CLEANUP_LOG_FILE": "",
+        "CLEANUP_METRICS_PORT": str(port),
+        **(environment or {}),
+    }
+    with Stack(settings, folder) as stack:
+        running = Fleet(coordination, broker, stack, port)
+        try:
+            yield running
+        finally:
+            running.caller.close()
