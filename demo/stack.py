@@ -70,8 +70,7 @@ class Stack:
 
     def start_flower(self, port: int) -> subprocess.Popen[bytes]:
         """The dashboard on the loopback."""
-        columns = "name,uuid,state,args,kwargs,result,received,started,runtime,worker,retries"
-        options = ["--address=127.0.0.1", f"--port={port}", f"--tasks-columns={columns}"]
+        options = ["--address=127.0.0.1", f"--port={port}"]
         process = self.start("flower", "flower", *options)
         self.wait_for_line("flower", "Connected to")
         return process

@@ -12,9 +12,9 @@ from redis import Redis
 from cleanup_tasks import keys
 from cleanup_tasks.metrics import FIGURES, OUTCOMES
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.fleet import fleet
 from demo.servers import Server, wait_until
 from demo.stack import ROOT
-from tests.fleet import fleet
 from tests.scraping import changed, read, scrape
 from tests.sweeping import write_heartbeat
 
@@ -181,7 +181,7 @@ def test_refused_retried_failed(client: Redis, server: Server, broker: Server, t
             client.replicaof("NO", "ONE")
             assert result.get(timeout=60)["complete"]
             # The password has changed: given up at once
-            client.acl_setuser("noscript", passwords=["-p", "+q"])
+            client.acl_setuser("noscript", enabled=True, passwords=["-p", "+q"])
             with pytest.raises(Exception, match="invalid username-password"):
                 running.run()
             expected = {

@@ -1,4 +1,4 @@
-"""A real worker for a test, and a caller that sends tasks to it."""
+"""A fleet between two servers, and a caller that sends tasks to it."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -1,0 +1,134 @@
+"""Makes docs/flower.png: ``python -m demo.screenshot [PATH]``. Needs Chromium and its driver."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from celery.exceptions import CeleryError
+from redis import Redis
+from redis.exceptions import RedisError
+from selenium.webdriver import Chrome
+
+from cleanup_tasks import keys
+from demo.browser import chromium
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.fleet import Fleet, fleet
+from demo.servers import free_port, running_server, wait_until
+from demo.stack import ROOT
+
+#: The user of the coordination Redis whose rights are taken away for the fallback and the failure.
+USER, PASSWORD = "sweeper", "first"
+LOGIN = "admin:flower"
+#: The newest first: failed, fallen back, skipped, ordinary, dry.
+FINAL_STATES = ["FAILURE", *["SUCCESS"] * 4]
+
+
+def make_runs(fleet: Fleet, client: Redis) -> list[str]:
+    """Have a worker do an ordinary, a dry, a skipped, a fallen back and a failed run; returns their ids.
+
+    The worker logs in as USER, see `user_url`; the coordination Redis is empty.
+    """
+    stale, active = [b"stale-%d" % n for n in range(9_900)], [b"active-%d" % n for n in range(100)]
+
+    def run(*, dry_run: bool = False) -> str:
+        result = fleet.send(dry_run=dry_run) if dry_run else fleet.send()
+        with contextlib.suppress(RedisError, CeleryError):
+            result.get(timeout=60)
+        return str(result.id)
+
+    write_coordinators(client, stale, STALE_AGE_MS)
+    write_coordinators(client, active, ACTIVE_AGE_MS)
+    ids = [run(dry_run=True), run()]
+    client.set(keys.LOCK, "somebody", px=60_000)
+    ids.append(run())
+    client.delete(keys.LOCK)
+    write_coordinators(client, stale[:250], STALE_AGE_MS)
+    client.acl_setuser(USER, enabled=True, commands=["-evalsha"])
+    ids.append(run())
+    client.acl_setuser(USER, enabled=True, passwords=[f"-{PASSWORD}", "+second"])
+    ids.append(run())
+    return ids
+
+
+def make_user(client: Redis) -> None:
+    """Make the user that the worker logs in as."""
+    client.acl_setuser(USER, enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
+
+
+def user_url(port: int) -> dict[str, str]:
+    """The environment by which a worker logs in as USER."""
+    return {"COORDINATION_REDIS_URL": f"redis://{USER}:{PASSWORD}@127.0.0.1:{port}/0"}
+
+
+def rows(browser: Chrome) -> list[dict[str, str]]:
+    """What the tasks page shows, a dict of column -> text for each task, the newest first."""
+    shown: list[dict[str, str]] = browser.execute_script(_READ_ROWS)
+    return shown
+
+
+def states(browser: Chrome) -> list[str]:
+    """The states that the tasks page shows, the newest first."""
+    return [row.get("state", "") for row in rows(browser)]
+
+
+#: In one step, for the page draws itself anew all the time.
+_READ_ROWS = """
+const heads = [...document.querySelectorAll('#tasks-table thead th')].map(head => head.dataset.column);
+return [...document.querySelectorAll('#tasks-table tbody tr')].map(row => Object.fromEntries(
+    [...row.cells].map((cell, position) => [heads[position], cell.innerText.trim()])));
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A dashboard that saw the five runs, and a browser that looks at it."""
+
+    fleet: Fleet
+    port: int
+    page: Chrome
+    #: Dry, ordinary, skipped, fallen back, failed.
+    ids: list[str]
+
+    def open_tasks(self) -> None:
+        """Go to the tasks page, and wait for the runs."""
+        self.page.get(f"http://{LOGIN}@127.0.0.1:{self.port}/tasks")
+        wait_until(lambda: states(self.page) == FINAL_STATES, "all runs are shown as ended")
+
+
+@contextlib.contextmanager
+def shown_runs() -> Iterator[Shown]:
+    """Servers, worker, dashboard and browser for the length of a with block, on the tasks page."""
+    with (
+        running_server() as coordination,
+        running_server() as broker,
+        coordination.client() as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        make_user(client)
+        environment = user_url(coordination.port) | {
+            "FLOWER_BASIC_AUTH": LOGIN,
+            "FLOWER_DB": f"{folder}/flower",
+        }
+        with (
+            fleet(coordination, broker, Path(folder), environment) as running,
+            chromium(1990, 770, scale=1.5) as page,
+        ):
+            port = free_port()
+            running.stack.start_flower(port)
+            running.stack.start_worker()
+            shown = Shown(running, port, page, make_runs(running, client))
+            shown.open_tasks()
+            yield shown
+
+
+def main(path: Path) -> None:
+    """Take the picture of the tasks page."""
+    with shown_runs() as shown:
+        shown.page.save_screenshot(str(path))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "flower.png")
