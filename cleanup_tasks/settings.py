@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     cleanup_metrics_address: Annotated[
         str, Field(min_length=1, description="the address that the metrics endpoint listens on")
     ] = "127.0.0.1"
+    cleanup_beat_file: Annotated[
+        str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
+    ] = ""
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @field_validator("*", mode="before")
@@ -86,6 +89,11 @@ class Settings(BaseSettings):
     def log_path(self) -> Path | None:
         """Where the log file is, or None where it is turned off."""
         return Path(self.cleanup_log_file).expanduser() if self.cleanup_log_file else None
+
+    @property
+    def beat_path(self) -> Path | None:
+        """The file that the beat touches, or None."""
+        return Path(self.cleanup_beat_file).expanduser() if self.cleanup_beat_file else None
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,0 +1,20 @@
+# The worker, the beat and Flower: one image, the command says which.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE celeryconfig.py ./
+COPY cleanup_tasks cleanup_tasks
+COPY lua lua
+RUN python -m venv /opt/cleanup \
+    && /opt/cleanup/bin/pip install --no-cache-dir .
+
+FROM python:3.13-slim
+COPY --from=build /opt/cleanup /opt/cleanup
+# Flower reads its settings in the working directory.
+WORKDIR /app
+COPY flowerconfig.py ./
+# A named volume on /data takes over this owner.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin cleanup \
+    && install --directory --owner cleanup --group cleanup /data
+ENV PATH=/opt/cleanup/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+CMD ["celery", "-A", "cleanup_tasks", "worker", "--queues", "cleanup"]
