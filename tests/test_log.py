@@ -1,0 +1,163 @@
+"""The log: one line for machines, the original's file, rotated, and the guide's own line on it."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.fleet import fleet
+from demo.servers import Server
+from demo.stack import ROOT
+
+#: The guide's, word for word.
+GUIDE = """\
+cat ~/.claude-flow/logs/blocking-cleanup.log | \\
+  grep "Performance:" | \\
+  awk '{print "cleanup_performance_coordinators_per_sec " $NF}'
+"""
+
+
+def run(server: Server, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cleanup_tasks", *arguments],
+        env=os.environ | {"COORDINATION_REDIS_URL": f"{server.url}/0", **environment},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
+
+
+def some_coordinators(client: Redis) -> None:
+    """Three stale, one active."""
+    write_coordinators(client, [b"stale-%d" % n for n in range(3)], STALE_AGE_MS)
+    write_coordinators(client, [b"active"], ACTIVE_AGE_MS)
+
+
+def summary(output: str) -> str:
+    """The one line for machines, without its head."""
+    (line,) = (line for line in output.splitlines() if "cleanup_sweep" in line)
+    head, _, message = line.partition("[INFO] ")
+    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ", head)
+    return message
+
+
+EXPECTED = {
+    "outcome": "success",
+    "engine": "lua",
+    "dry_run": False,
+    "checked": 4,
+    "active": 1,
+    "stale": 3,
+    "revived": 0,
+    "unreadable": 0,
+    "keys_deleted": 18,
+    "errors": 0,
+    "threshold_s": 600,
+    "reason": None,
+}
+
+
+def test_a_line_of_json(client: Redis, server: Server) -> None:
+    some_coordinators(client)
+    fields = json.loads(summary(run(server, CLEANUP_LOG_FORMAT="json").stdout))
+    assert fields.pop("event") == "cleanup_sweep"
+    assert fields.pop("duration_ms") >= 0
+    assert fields == EXPECTED
+
+
+def test_a_line_of_keys_and_values(client: Redis, server: Server) -> None:
+    some_coordinators(client)
+    name, *pairs = shlex.split(summary(run(server).stdout))
+    assert name == "cleanup_sweep"
+    fields = dict(pair.split("=", 1) for pair in pairs)
+    assert fields.pop("duration_ms").isdecimal()
+    spelled = {key: value if isinstance(value, str) else json.dumps(value) for key, value in EXPECTED.items()}
+    assert fields == spelled
+
+
+@pytest.mark.parametrize("form", ["keyvalue", "json"])
+def test_a_reason_is_one_value(form: str, client: Redis, server: Server) -> None:
+    some_coordinators(client)
+    client.set("blocking:cleanup:lock", "somebody", px=60_000)
+    message = summary(run(server, CLEANUP_LOG_FORMAT=form).stdout)
+    fields = (
+        json.loads(message)
+        if form == "json"
+        else dict(pair.split("=", 1) for pair in shlex.split(message)[1:])
+    )
+    assert (fields["outcome"], fields["reason"]) == ("skipped", "another sweep is running")
+
+
+def test_failed_and_dry_runs_have_their_line(client: Redis, server: Server) -> None:
+    some_coordinators(client)
+    dead = run(server, COORDINATION_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (dead.returncode, summary(dead.stdout).split()[1]) == (1, "outcome=failed")
+    assert summary(run(server, "--dry-run").stdout).split()[1:4] == [
+        "outcome=dry_run",
+        "engine=lua",
+        "dry_run=true",
+    ]
+
+
+def test_an_unknown_form_is_refused(server: Server) -> None:
+    done = run(server, CLEANUP_LOG_FORMAT="xml")
+    assert done.returncode == 2
+    assert "CLEANUP_LOG_FORMAT: keyvalue or json" in done.stderr
+
+
+def test_the_guides_line(client: Redis, server: Server, broker: Server, tmp_path: Path) -> None:
+    """On the file that a real worker writes, beside the command's."""
+    home = {"HOME": str(tmp_path), "CLEANUP_LOG_FILE": "~/.claude-flow/logs/blocking-cleanup.log"}
+    with fleet(server, broker, tmp_path, home) as running:
+        running.stack.start_worker()
+        some_coordinators(client)
+        shown = [running.run()["coordinatorsPerSecond"]]
+    some_coordinators(client)
+    shown.append(json.loads(run(server, "--json", **home).stdout)["coordinatorsPerSecond"])
+    done = subprocess.run(["bash", "-c", GUIDE], env=os.environ | home, text=True, capture_output=True)
+    name = "cleanup_performance_coordinators_per_sec"
+    assert done.stdout.splitlines() == [f"{name} {rate:.2f}" for rate in shown]
+    assert min(shown) > 0
+    # the words that other programs look for are there too
+    log = (tmp_path / ".claude-flow/logs/blocking-cleanup.log").read_text()
+    found = re.findall(r"  Performance: (\d+\.\d\d) coordinators/sec", log)
+    assert found == [f"{rate:.2f}" for rate in shown]
+
+
+ROTATING = """
+import sys
+from pathlib import Path
+from cleanup_tasks import log
+log.MAX_BYTES, log.BACKUPS = 10_000, 40
+log.open_log_file(Path(sys.argv[1]))
+for number in range(500):
+    log.logger.info("writer %s line %d of a log that many write to", sys.argv[2], number)
+"""
+
+
+def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "cleanup.log"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", ROTATING, str(path), str(writer)], cwd=ROOT)
+        for writer in range(3)
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    files = list(path.parent.iterdir())
+    assert len(files) > 5
+    assert max(file.stat().st_size for file in files) <= 10_000
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    # nothing lost, nothing torn
+    found = sorted(line.split("[INFO] ")[1] for line in lines)
+    assert found == sorted(
+        f"writer {writer} line {number} of a log that many write to"
+        for writer in range(3)
+        for number in range(500)
+    )
