@@ -7,6 +7,7 @@ FLOWER_BASIC_AUTH the environment can't open Flower to others than this machine.
 import ast
 import os
 import re
+from typing import Any
 
 _DEFAULTS = {
     "tasks_columns": "name,state,result,kwargs,retries,received,runtime,worker,uuid",
@@ -30,7 +31,7 @@ _FIELD = re.compile(r"""'(\w+)': (None|True|False|[\d.]+|'(?:[^'\\]|\\.)*'|"(?:[
 _DEFAULT_ARGUMENTS = {"dry_run": "False", "stale_threshold_seconds": "None"}
 
 
-def format_task(task):  # type: ignore[no-untyped-def]
+def format_task(task: Any) -> Any:
     """Have the tasks page show what a run did instead of its metrics dict, and why one failed.
 
     The page shows about forty-five characters, the rest when it is scrolled or on the task's own page.
@@ -49,7 +50,7 @@ def format_task(task):  # type: ignore[no-untyped-def]
     return task
 
 
-def _in_words(fields):  # type: ignore[no-untyped-def]
+def _in_words(fields: dict[str, Any]) -> str:
     """One line that begins with what makes a run unlike an ordinary one."""
     if fields.get("skipped"):
         return f"SKIPPED: {fields['skipped']}"

@@ -108,10 +108,7 @@ def shown_runs() -> Iterator[Shown]:
         tempfile.TemporaryDirectory() as folder,
     ):
         make_user(client)
-        environment = user_url(coordination.port) | {
-            "FLOWER_BASIC_AUTH": LOGIN,
-            "FLOWER_DB": f"{folder}/flower",
-        }
+        environment = user_url(coordination.port) | {"FLOWER_BASIC_AUTH": LOGIN}
         with (
             fleet(coordination, broker, Path(folder), environment) as running,
             chromium(1990, 770, scale=1.5) as page,

@@ -21,7 +21,8 @@ class Stack:
         """Processes get `environment` on top of ours, without any setting of ours; logs go to `folder`."""
         ours = ("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_", "FLOWER_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        self.environment = inherited | {"PYTHONUNBUFFERED": "1"} | dict(environment)
+        defaults = {"PYTHONUNBUFFERED": "1", "FLOWER_DB": str(folder / "flower")}
+        self.environment = inherited | defaults | dict(environment)
         self.folder = folder
         self._app = app
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

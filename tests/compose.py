@@ -138,6 +138,16 @@ class Compose:
         """Where redis, broker, flower or metrics listen."""
         return self._ports[name]
 
+    def add_replica(self, name: str, mark: str) -> str:
+        """Start one of several containers of a service, with a host name and a port of its own."""
+        original = self[name]
+        places = original.places | {"@%h": f"@%h{mark}", "@$HOSTNAME": f"@${{HOSTNAME}}{mark}"}
+        places["9808"] = str(free_port())
+        replica = Container(f"{name}{mark}", original.service, places, self.folder)
+        self.containers[replica.name] = replica
+        replica.start()
+        return replica.name
+
     def start_server(self, name: str) -> None:
         """Start redis or broker, on its port and in its folder; wait until it is healthy."""
         folder = self.folder / name

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis import Redis
 
+from cleanup_tasks.connection import CLIENT_NAME
 from demo.dataset import STALE_AGE_MS, write_coordinators
 from demo.servers import wait_until
 from demo.stack import ROOT
@@ -99,6 +101,36 @@ def test_health_checks_pass_and_fail_when_they_should(stack: Compose) -> None:
 def wait_until_ill(stack: Compose, name: str) -> None:
     """Until the health check of a service fails."""
     wait_until(lambda: not stack[name].healthy(), f"{name} is not healthy", 60)
+
+
+def test_three_workers_sweep_one_at_a_time(tmp_path: Path) -> None:
+    """``--scale worker=3``: three containers differ by their host name alone, here by what stands for it."""
+    with Compose(PASSWORDS, tmp_path) as compose:
+        for name in ("redis", "broker"):
+            compose.start_server(name)
+        names = [compose.add_replica("worker", str(number)) for number in range(3)]
+        for name in names:
+            wait_until(compose[name].healthy, f"{name} is healthy", 60)
+        broker = f"redis://:{PASSWORDS['BROKER_PASSWORD']}@127.0.0.1:{compose.port('broker')}"
+        with (
+            redis_of(compose) as client,
+            Celery("caller", broker=f"{broker}/1", backend=f"{broker}/2") as caller,
+        ):
+            write_coordinators(client, [b"stale-%d" % n for n in range(20_000)], STALE_AGE_MS)
+            # Given three sweeps that wait at the lock, all at once
+            client.client_pause(60_000, all=False)
+            results = [caller.send_task("cleanup_tasks.cleanup", queue="cleanup") for _ in names]
+            wait_until(lambda: len(sweepers(client)) == 3, "three workers are at the lock")
+            client.client_unpause()
+            done = [result.get(timeout=60) for result in results]
+    # Then one does all the work, and the others say why they did none
+    assert sorted(metrics["keysDeleted"] for metrics in done) == [0, 0, 120_000]
+    assert [metrics["skipped"] for metrics in done].count("another sweep is running") == 2
+
+
+def sweepers(client: Redis) -> list[str]:
+    """The connections of sweeps that have sent their SET of the lock."""
+    return [c["id"] for c in client.client_list() if c["name"] == CLIENT_NAME and c["cmd"] == "set"]
 
 
 def test_the_example_is_complete(tmp_path: Path) -> None:

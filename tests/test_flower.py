@@ -75,7 +75,9 @@ def test_the_task_page_has_the_whole_error(shown: Shown) -> None:
 
 
 def test_nobody_sees_a_password(shown: Shown) -> None:
-    for path in ("tasks", "workers", f"worker/{rows(shown.page)[0]['worker']}" if rows(shown.page) else ""):
+    shown.open_tasks()
+    worker = rows(shown.page)[0]["worker"]
+    for path in ("tasks", "workers", f"worker/{worker}", f"task/{shown.ids[0]}"):
         shown.page.get(f"http://127.0.0.1:{shown.port}/{path}")
         assert "first@" not in shown.page.page_source
         assert "sweeper:" not in shown.page.page_source
@@ -119,7 +121,6 @@ def test_without_a_login_it_listens_on_the_loopback_only(
     environment = {
         "FLOWER_ADDRESS": "0.0.0.0",  # noqa: S104
         "FLOWER_BASIC_AUTH": login,
-        "FLOWER_DB": str(tmp_path / "flower"),
     }
     with fleet(server, broker, tmp_path, {k: v for k, v in environment.items() if v}) as running:
         port = free_port()

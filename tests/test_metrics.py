@@ -142,6 +142,36 @@ def test_a_child_killed_in_mid_sweep(client: Redis, server: Server, broker: Serv
         wait_until(lambda: counted() == 6 * stale, "the rest is counted")
 
 
+def test_an_attempt_that_was_cut_off(client: Redis, server: Server, broker: Server, tmp_path: Path) -> None:
+    """The report speaks of all attempts together; the metrics count the work of each once."""
+    stale = 20_000
+    write_coordinators(client, [b"stale-%d" % n for n in range(stale)], STALE_AGE_MS)
+    with fleet(server, broker, tmp_path) as running:
+        running.stack.start_worker()
+        result = running.send()
+        wait_until(lambda: client.dbsize() < 6 * stale, "something is deleted")
+        client.client_pause(60_000, all=False)
+        retried = 'cleanup_sweeps_total{engine="lua",outcome="retried"}'
+        wait_until(lambda: scrape(running.metrics_port)[retried] == 1, "the first attempt has timed out")
+        left = client.dbsize() - client.exists(keys.LOCK)
+        assert 0 < left < 6 * stale
+        client.client_unpause()
+        metrics = result.get(timeout=60)
+        assert (metrics["keysDeleted"], metrics["cleanupErrors"]) == (6 * stale, 1)
+        figures = {
+            retried: 1,
+            'cleanup_sweeps_total{engine="lua",outcome="incomplete"}': 1,
+            'cleanup_sweep_duration_seconds_count{engine="lua"}': 1,
+            "cleanup_coordinators_checked_total": stale + left / 6,
+            "cleanup_coordinators_stale_total": stale + left / 6,
+            "cleanup_coordinators_reaped_total": stale,
+            "cleanup_keys_deleted_total": 6 * stale,
+            "cleanup_errors_total": 1,
+            "cleanup_last_sweep_stale_coordinators": stale,
+        }
+        wait_until(lambda: changed(scrape(running.metrics_port)) == figures, "every key is counted once")
+
+
 def test_out_of_time(client: Redis, server: Server, broker: Server, tmp_path: Path) -> None:
     with fleet(server, broker, tmp_path) as running:
         child = child_of(running.stack.start_worker())
