@@ -1,5 +1,6 @@
 """The log: one line for machines, the original's file, rotated, and the guide's own line on it."""
 
+import contextlib
 import json
 import os
 import re
@@ -138,26 +139,40 @@ from pathlib import Path
 from cleanup_tasks import log
 log.MAX_BYTES, log.BACKUPS = 10_000, 40
 log.open_log_file(Path(sys.argv[1]))
-for number in range(500):
-    log.logger.info("writer %s line %d of a log that many write to", sys.argv[2], number)
+for line in sys.stdin:
+    log.logger.info("writer %s line %s", sys.argv[2], line.strip())
+    print(flush=True)
 """
 
 
 def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "cleanup.log"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", ROTATING, str(path), str(writer)], cwd=ROOT)
-        for writer in range(3)
-    ]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", ROTATING, str(path), str(number)],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    bufsize=1,
+                )
+            )
+            for number in range(3)
+        ]
+        # Each line is written by all at once, so that somebody rotates under the others all the time
+        for line in range(400):
+            for writer in writers:
+                assert writer.stdin
+                writer.stdin.write(f"{line}\n")
+            for writer in writers:
+                assert writer.stdout
+                writer.stdout.readline()
     files = list(path.parent.iterdir())
     assert len(files) > 5
     assert max(file.stat().st_size for file in files) <= 10_000
-    lines = [line for file in files for line in file.read_text().splitlines()]
-    # nothing lost, nothing torn
-    found = sorted(line.split("[INFO] ")[1] for line in lines)
-    assert found == sorted(
-        f"writer {writer} line {number} of a log that many write to"
-        for writer in range(3)
-        for number in range(500)
-    )
+    # nothing is lost, nothing torn, and every file but the last is full
+    found = sorted(line.split("[INFO] ")[1] for file in files for line in file.read_text().splitlines())
+    assert found == sorted(f"writer {writer} line {line}" for writer in range(3) for line in range(400))
+    assert sorted(file.stat().st_size > 9_900 for file in files) == [False] + [True] * (len(files) - 1)
