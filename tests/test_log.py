@@ -137,7 +137,7 @@ ROTATING = """
 import sys
 from pathlib import Path
 from cleanup_tasks import log
-log.MAX_BYTES, log.BACKUPS = 10_000, 40
+log.MAX_BYTES, log.BACKUPS = 10_000, 60
 log.open_log_file(Path(sys.argv[1]))
 for line in sys.stdin:
     log.logger.info("writer %s line %s", sys.argv[2], line.strip())
@@ -156,23 +156,24 @@ def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    bufsize=1,
                 )
             )
             for number in range(3)
         ]
-        # Each line is written by all at once, so that somebody rotates under the others all the time
-        for line in range(400):
+        # By turns, so that somebody rotates under the others all the time; then as fast as they can
+        for lines in [[line] for line in range(200)] + [list(range(200, 600))]:
             for writer in writers:
                 assert writer.stdin
-                writer.stdin.write(f"{line}\n")
+                writer.stdin.write("".join(f"{line}\n" for line in lines))
+                writer.stdin.flush()
             for writer in writers:
                 assert writer.stdout
-                writer.stdout.readline()
+                for _ in lines:
+                    writer.stdout.readline()
     files = list(path.parent.iterdir())
     assert len(files) > 5
     assert max(file.stat().st_size for file in files) <= 10_000
     # nothing is lost, nothing torn, and every file but the last is full
     found = sorted(line.split("[INFO] ")[1] for file in files for line in file.read_text().splitlines())
-    assert found == sorted(f"writer {writer} line {line}" for writer in range(3) for line in range(400))
+    assert found == sorted(f"writer {writer} line {line}" for writer in range(3) for line in range(600))
     assert sorted(file.stat().st_size > 9_900 for file in files) == [False] + [True] * (len(files) - 1)
