@@ -114,7 +114,7 @@ def _number(time_ms: float) -> bytes:
 
 
 @given(beats=values(), activities=values())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_engines_read_what_the_rule_reads(
     client: Redis, beats: list[bytes], activities: list[bytes]
 ) -> None:
