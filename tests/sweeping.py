@@ -35,14 +35,20 @@ def heartbeat_value(client: Redis, age_ms: int) -> str:
     return json.dumps({"coordinatorId": "c", "timestamp": server_time_ms(client) - age_ms})
 
 
-def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> None:
+def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> object:
     """A heartbeat that is ``stale``, ``active`` or ``unreadable``."""
     values = {
         "stale": heartbeat_value(client, 700_000),
         "active": heartbeat_value(client, 1_000),
         "unreadable": "not json",
     }
-    client.set(keys.heartbeat(coordinator), values[kind])
+    return client.set(keys.heartbeat(coordinator), values[kind])
+
+
+def digest(client: Redis) -> bytes:
+    """A digest of the whole database; any change of any key changes it."""
+    answer: bytes = client.execute_command("DEBUG", "DIGEST")  # type: ignore[no-untyped-call]
+    return answer
 
 
 def all_keys(client: Redis) -> set[bytes]:
