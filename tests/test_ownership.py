@@ -12,24 +12,7 @@ from cleanup_tasks.engines.python import PythonEngine
 from tests.sweeping import all_keys, sweep, write_heartbeat
 
 #: Few letters, so that ids are parts of one another and names are ambiguous.
-LETTERS = [
-    b"a",
-    b"b",
-    b"1",
-    b":",
-    b":",
-    b"*",
-    b"?",
-    b"[",
-    b"\\",
-    b"{",
-    b"}",
-    b"-",
-    b" ",
-    b"\n",
-    b"\0",
-    b"\xff",
-]
+LETTERS = [bytes([byte]) for byte in b"ab1::*?[\\{}- \n\0\xff"]
 IDS = st.lists(st.sampled_from(LETTERS), max_size=4).map(b"".join)
 KINDS = st.sampled_from(["stale", "stale", "active", "unreadable"])
 

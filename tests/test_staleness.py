@@ -70,7 +70,6 @@ ODD_NUMBERS = [
         "None",
     ],
     "9" * 400,
-    "1" + "0" * 5000,
 ]
 ODD_STRINGS = [
     '"a"',
@@ -192,7 +191,7 @@ def assert_all_agree(client: Redis, beats: list[bytes], activities: list[bytes])
     ],
 )
 def test_every_oddity_alone(client: Redis, template: str) -> None:
-    values = [template.replace("%s", odd) for odd in ODD_NUMBERS + ODD_STRINGS]
+    values = [template.replace("%s", odd) for odd in [*ODD_NUMBERS, *ODD_STRINGS, "1" + "0" * 5000]]
     verdicts = assert_all_agree(client, [value.encode() for value in values], [])
     # Some are JSON after all, others are not: the table does not just say "unreadable".
     assert UNREADABLE in verdicts

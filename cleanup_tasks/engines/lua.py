@@ -14,7 +14,7 @@ from cleanup_tasks.failures import is_server_trouble
 SCRIPT_NAME = "cleanup_blocking_coordination.lua"
 
 
-def script_source() -> bytes:
+def script_source() -> str:
     """The script's text: from the installed package, or from a checkout's ``lua/``.
 
     Raises:
@@ -24,7 +24,7 @@ def script_source() -> bytes:
     checkout = Path(__file__).parents[2] / "lua" / SCRIPT_NAME
     for place in (packaged, checkout):
         if place.is_file():
-            return place.read_bytes()
+            return place.read_text(encoding="utf-8")
     raise ScriptingRefused(f"script not found: {SCRIPT_NAME}")
 
 
