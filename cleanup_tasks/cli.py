@@ -82,7 +82,7 @@ def _sweep(run: Run) -> int:
             logger.error("Cleanup aborted")
             return NO_CONNECTION
         logger.error("Cleanup failed: %s", error)
-        run.report.cleanup_errors += 1
+        run.report.cleanup_errors = max(1, run.report.cleanup_errors)
         log_report(run.report)
         return ERRORS
     except KeyboardInterrupt:

@@ -18,15 +18,19 @@ class Proxy:
         self.url = f"redis://127.0.0.1:{self.port}"
         self._word = b""
         self._left = 0
+        self._hold = False
         self.refusing = False
         #: Connections that were refused or cut.
         self.broken = 0
         self._sockets: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_at(self, word: bytes, occurrence: int) -> None:
-        """Pass the n-th command that holds `word` on to the server, and cut before its answer."""
-        self._word, self._left = word, occurrence
+    def cut_at(self, word: bytes, occurrence: int, *, hold: bool = False) -> None:
+        """Pass the n-th command that holds `word` on to the server, and cut before its answer.
+
+        With `hold` the client gets neither an answer nor an end.
+        """
+        self._word, self._left, self._hold = word, occurrence, hold
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -49,7 +53,7 @@ class Proxy:
                     if not self._left:
                         self.broken += 1
                         self._cut(inbound, outbound, data)
-                        return
+                        continue
                 outbound.sendall(data)
         self._hang_up(outbound)
 
@@ -57,12 +61,14 @@ class Proxy:
         """Let the server have the whole command, and the client nothing more."""
         self._sockets.discard(inbound)
         outbound.sendall(data)
-        inbound.settimeout(0.5)
-        with contextlib.suppress(OSError):
+        inbound.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
             while data := inbound.recv(65536):  # the rest of a command that came in pieces
                 outbound.sendall(data)
-        self._hang_up(inbound)
-        self._hang_up(outbound)
+        inbound.settimeout(None)
+        if not self._hold:
+            self._hang_up(inbound)
+            self._hang_up(outbound)
 
     def _answers(self, outbound: socket.socket, inbound: socket.socket) -> None:
         with contextlib.suppress(OSError), outbound:

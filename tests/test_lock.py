@@ -1,5 +1,6 @@
 """One sweep at a time: an owner's lock, renewed, never freed by another, gone by itself."""
 
+import itertools
 import logging
 
 import pytest
@@ -48,7 +49,7 @@ def test_it_is_renewed_while_the_sweep_runs(client: Redis) -> None:
     def renewed() -> bool:
         lock.renew()
         ttls.append(client.pttl(keys.LOCK))
-        return len([1 for before, after in zip(ttls, ttls[1:], strict=False) if after > before]) == 3
+        return len([1 for before, after in itertools.pairwise(ttls) if after > before]) == 3
 
     wait_until(renewed, "the lock was renewed three times", seconds=5)
     assert min(ttls) > 0

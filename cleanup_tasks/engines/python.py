@@ -4,7 +4,7 @@ from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ConnectionError, TimeoutError, WatchError
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
@@ -28,7 +28,11 @@ class PythonEngine:
         """See `Engine.reap`."""
         try:
             return self._attempt(batch, threshold_s, dry_run)
-        except WatchError:
+        except WatchError as error:
+            # redis-py says the same when the connection breaks in a transaction; then EXEC may have
+            # happened, and judging again would hide what it deleted.
+            if isinstance(error.__context__, ConnectionError | TimeoutError):
+                raise error.__context__ from None
             return Outcome(contended=True)
 
     def _attempt(self, batch: Batch, threshold_s: int, dry_run: bool) -> Outcome:
