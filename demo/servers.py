@@ -39,6 +39,22 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a with block as Ctrl-C does; what is stopped then is not disturbed.
+
+    For a program's last with block: signals are ignored from its end on.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def stop(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
     """End a process that we started: asked first, then killed; with a group of its own, all of it."""
     if process.poll() is None:
