@@ -162,7 +162,7 @@ def test_many_that_share_records_go_in_parts(client: Redis, engine: Engine) -> N
     assert max(batch.size for batch in parts.batches) <= WHOLE_KEYS
 
 
-def test_batches_hold_about_a_thousand_keys() -> None:
+def test_batches_are_filled_evenly() -> None:
     collector = Collector([b"c%d" % number for number in range(5_000)], set())
     collector.add(b"blocking:ack:c%d:s" % number for number in range(5_000))
     sizes = [batch.size for batch in collector.batches()]
