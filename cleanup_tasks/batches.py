@@ -26,6 +26,8 @@ class Batch:
     unseen: set[bytes] = field(default_factory=set)
     #: Heartbeats and activities stay: this is a part of a large coordinator, and more follow.
     partial: bool = False
+    #: The coordinators have no heartbeat, and must have none.
+    orphaned: bool = False
 
     @property
     def size(self) -> int:
@@ -57,6 +59,7 @@ class Batch:
             shared={key: owners for key, owners in self.shared.items() if not _owned_by(key, newcomers)},
             unseen={id_ for id_ in self.unseen if id_ not in newcomers},
             partial=self.partial,
+            orphaned=self.orphaned,
         )
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
@@ -64,10 +67,13 @@ class Batch:
         groups = list(_components(self.own, self.shared))
         if len(groups) < 2:
             return None
-        first, second = Batch(partial=self.partial), Batch(partial=self.partial)
+        first, second = self._empty(), self._empty()
         for position, members in enumerate(groups):
             (first if position < len(groups) // 2 else second).merge(self._of(members))
         return first, second
+
+    def _empty(self) -> "Batch":
+        return Batch(partial=self.partial, orphaned=self.orphaned)
 
     def _of(self, members: list[bytes]) -> "Batch":
         chosen = set(members)
@@ -76,6 +82,7 @@ class Batch:
             shared={key: owners for key, owners in self.shared.items() if owners[0] in chosen},
             unseen=self.unseen,
             partial=self.partial,
+            orphaned=self.orphaned,
         )
 
 
@@ -86,8 +93,9 @@ def _owned_by(key: bytes, ids: Container[bytes]) -> bool:
 class Collector:
     """Sorts the related keys that a scan finds to the stale coordinators that own them."""
 
-    def __init__(self, stale: Iterable[bytes], kept: Set[bytes]) -> None:
-        """`stale`: ids to reap; `kept`: ids that are active or unreadable, whose keys nobody takes."""
+    def __init__(self, stale: Iterable[bytes], kept: Set[bytes], *, orphaned: bool = False) -> None:
+        """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes."""
+        self._orphaned = orphaned
         self._own: dict[bytes, set[bytes]] = {coordinator: set() for coordinator in stale}
         self._kept = kept
         self._shared: dict[bytes, list[bytes]] = {}
@@ -118,7 +126,7 @@ class Collector:
         by_owner: dict[bytes, list[bytes]] = defaultdict(list)
         for key, owners in self._shared.items():
             by_owner[owners[0]].append(key)
-        batch, size = Batch(), 0
+        batch, size = Batch(orphaned=self._orphaned), 0
         for members in _components(self._own, self._shared):
             group_size = 0
             for member in members:
@@ -126,7 +134,7 @@ class Collector:
                 group_size += len(self._unseen.get(member, ()))
             if size and size + group_size > BATCH_KEYS:
                 yield batch
-                batch, size = Batch(), 0
+                batch, size = Batch(orphaned=self._orphaned), 0
             for member in members:
                 batch.own[member] = [keys.signal(member), *self._own[member]]
                 batch.shared.update((key, self._shared[key]) for key in by_owner.get(member, ()))
@@ -134,7 +142,7 @@ class Collector:
             size += group_size
             if group_size > WHOLE_KEYS:
                 yield from _parts(batch)
-                batch, size = Batch(), 0
+                batch, size = Batch(orphaned=self._orphaned), 0
         if batch.own:
             yield batch
 
@@ -161,7 +169,7 @@ def _components(own: Iterable[bytes], shared: dict[bytes, list[bytes]]) -> Itera
 
 def _parts(group: Batch) -> Iterator[Batch]:
     """A group that is too large for one step: related keys first, heartbeats and activities last."""
-    part, size = Batch(partial=True), 0
+    part, size = Batch(partial=True, orphaned=group.orphaned), 0
     related = [(key, [owner]) for owner, own in group.own.items() for key in own]
     for key, owners in [*group.shared.items(), *related]:
         unseen = {id_ for id_ in keys.possible_owners(key) if id_ not in group.own}
@@ -169,7 +177,7 @@ def _parts(group: Batch) -> Iterator[Batch]:
         cost = 1 + 2 * len(owners) + len(unseen)
         if size and size + cost > BATCH_KEYS:
             yield part
-            part, size = Batch(partial=True), 0
+            part, size = Batch(partial=True, orphaned=group.orphaned), 0
         size += cost
         for owner in owners:
             part.own.setdefault(owner, [])
@@ -182,4 +190,5 @@ def _parts(group: Batch) -> Iterator[Batch]:
         yield part
     members = list(group.own)
     for start in range(0, len(members), BATCH_KEYS // 2):
-        yield Batch(own={member: [] for member in members[start : start + BATCH_KEYS // 2]})
+        last = members[start : start + BATCH_KEYS // 2]
+        yield Batch(own={member: [] for member in last}, orphaned=group.orphaned)

@@ -36,6 +36,11 @@ INTERRUPTED = 130
     metavar="SECONDS",
     help="Silence after which a coordinator counts as dead  [default: 600]",
 )
+@click.option(
+    "--orphans",
+    type=click.Choice(["off", "report", "reap"]),
+    help="What to do about coordinators without a heartbeat.  [default: report]",
+)
 @click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option("--verbose", is_flag=True, help="A line for each coordinator.")
@@ -44,6 +49,7 @@ def main(
     dry_run: bool,
     fallback: bool,
     stale_threshold: int | None,
+    orphans: str | None,
     redis_url: str | None,
     as_json: bool,
     verbose: bool,
@@ -57,7 +63,7 @@ def main(
         settings = load_settings(**({"coordination_redis_url": SecretStr(redis_url)} if redis_url else {}))
     except InvalidSettings as error:
         raise click.UsageError(str(error)) from None
-    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold)
+    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
     _log_to_terminal(as_json, verbose)
     run = Run(
         settings,

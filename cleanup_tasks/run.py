@@ -93,7 +93,7 @@ class Run:
         self.reached = True
         engine: Engine = LuaEngine(client) if report.implementation == "lua" else PythonEngine(client)
         if report.dry_run:
-            Sweep(client, engine, report, progress, self._max_named).run()
+            self._make_sweep(client, engine, progress).run()
             return
         with SweepLock(client, self._owner) as lock:
             if not lock.acquire():
@@ -104,4 +104,15 @@ class Run:
                 lock.renew()
                 progress(what, done, total)
 
-            Sweep(client, engine, report, keep_lock, self._max_named).run()
+            self._make_sweep(client, engine, keep_lock).run()
+
+    def _make_sweep(self, client: Redis, engine: Engine, progress: Progress) -> Sweep:
+        return Sweep(
+            client,
+            engine,
+            self.report,
+            progress,
+            max_named=self._max_named,
+            orphans=self._options.orphans or self._settings.cleanup_orphans,
+            interval_s=self._settings.cleanup_interval_seconds,
+        )

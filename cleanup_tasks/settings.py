@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 Seconds = Annotated[int, Field(ge=0, le=999_999_999, description="a whole number of seconds, 0 to 999999999")]
+
+#: What a sweep does about coordinators of which only related keys are left.
+Orphans = Annotated[Literal["off", "report", "reap"], Field(description="off, report or reap")]
 
 
 class InvalidSettings(ValueError):
@@ -47,6 +50,7 @@ class Settings(BaseSettings):
     cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
         "~/.claude-flow/logs/blocking-cleanup.log"
     )
+    cleanup_orphans: Orphans = "report"
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @field_validator("*", mode="before")

@@ -1,17 +1,18 @@
 """One sweep: find the stale, collect their keys, let the engine judge and reap, report."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from redis import Redis
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch, Collector
-from cleanup_tasks.connection import time_ms
+from cleanup_tasks.connection import server_time_ms, time_ms
 from cleanup_tasks.engines import GONE, Engine, Outcome
 from cleanup_tasks.failures import may_have_happened
 from cleanup_tasks.log import logger
+from cleanup_tasks.orphans import Orphans, Sightings
 from cleanup_tasks.report import Report
 from cleanup_tasks.staleness import State, judge_value, time_of
 
@@ -41,11 +42,16 @@ class Sweep:
         report: Report,
         progress: Progress = no_progress,
         max_named: int | None = None,
+        orphans: str = "off",
+        interval_s: int = 300,
     ) -> None:
         """Fill in `report`, whose threshold and dry run are those of the sweep.
 
-        `progress` is called at every step; `max_named` is how many unreadable heartbeats the log names.
+        `progress` is called at every step; `max_named` is how many unreadable heartbeats the log names;
+        `orphans` is ``off``, ``report`` or ``reap``, and `interval_s` how often sweeps are due, in seconds.
         """
+        self._orphans = orphans
+        self._interval_s = interval_s
         self._client = client
         self._engine = engine
         self._report = report
@@ -54,21 +60,44 @@ class Sweep:
         self._stale: dict[bytes, None] = {}
         self._kept: set[bytes] = set()
         self._revived: set[bytes] = set()
+        self._named = 0
 
     def run(self) -> None:
         """Sweep once. Raises what the client raises; the report then says what was done up to there."""
         self._find()
         self._report.stale_coordinator_ids = list(self._stale)
-        if self._stale:
-            collector = Collector(self._stale, self._kept)
-            for page in self._scan(keys.RELATED_PATTERN, "collecting"):
-                collector.add(page)
-            done = 0
-            for batch in collector.batches():
-                self._settle(batch)
-                done += 0 if batch.partial else len(batch.own)
-                self._progress("reaping", done, len(self._stale))
+        looking = self._orphans != "off"
+        patterns = keys.ORPHAN_PATTERNS if looking else (keys.RELATED_PATTERN,) if self._stale else ()
+        collector = Collector(self._stale, self._kept)
+        orphans = Orphans(self._kept | self._stale.keys(), keep_keys=self._orphans == "reap")
+        for pattern in patterns:
+            for page in self._scan(pattern, "collecting"):
+                if self._stale:
+                    collector.add(page)
+                if looking:
+                    orphans.add(page)
+        self._reap_all(collector, len(self._stale))
+        self._report.orphaned_coordinators_found = len(orphans.ids)
+        if self._orphans == "reap":
+            self._reap_orphans(orphans)
         self._report.complete = not self._report.cleanup_errors
+
+    def _reap_orphans(self, orphans: Orphans) -> None:
+        report = self._report
+        sightings = Sightings(self._client, 2 * (report.stale_threshold_seconds + self._interval_s))
+        now_ms = server_time_ms(self._client)
+        ripe = sightings.ripe(orphans.ids, now_ms, report.stale_threshold_seconds, write=not report.dry_run)
+        # Whoever is not ripe may be alive, and keeps what it shares with those who are.
+        collector = Collector(ripe, orphans.ids - ripe, orphaned=True)
+        collector.add(orphans.related)
+        self._reap_all(collector, len(ripe))
+
+    def _reap_all(self, collector: Collector, total: int) -> None:
+        done = 0
+        for batch in collector.batches():
+            self._settle(batch)
+            done += 0 if batch.partial else len(batch.own)
+            self._progress("reaping", done, total)
 
     def _scan(self, pattern: bytes, what: str) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the cursor's end; a key may come twice."""
@@ -179,8 +208,15 @@ class Sweep:
     def _tally(self, batch: Batch, outcome: Outcome) -> None:
         report = self._report
         report.keys_deleted += outcome.deleted
+        if batch.orphaned:
+            report.orphan_keys_deleted += outcome.deleted
         verdicts = zip(batch.own, outcome.coordinators, strict=True)
         kept = {id_: verdict for id_, verdict in verdicts if verdict < 0}
+        if batch.orphaned:
+            if not batch.partial:
+                report.orphaned_coordinators_reaped += len(batch.own) - len(kept)
+                self._name_orphans(id_ for id_ in batch.own if id_ not in kept)
+            return
         if not batch.partial:
             report.reaped += len(batch.own) - len(kept)
         for id_, verdict in kept.items():
@@ -188,3 +224,9 @@ class Sweep:
                 self._revived.add(id_)
                 report.revived_coordinators += 1
                 logger.info("Coordinator revived, kept: %s", keys.text(id_))
+
+    def _name_orphans(self, reaped: Iterable[bytes]) -> None:
+        for id_ in reaped:
+            if self._max_named is None or self._named < self._max_named:
+                logger.info("Orphaned coordinator reaped: %s", keys.text(id_))
+            self._named += 1

@@ -6,16 +6,19 @@
 --   blocking:signal:<id>             string  a message that waits for it
 --   blocking:ack:<id>:<signal>       string  its answer to a signal
 --   blocking:idempotency:<message>   string  a handled message, names its parties
+--   blocking:cleanup:orphans         hash    id -> ms when first seen without heartbeat
 --
 -- One script, two ways in.
 --
 -- 1. With KEYS, as the tasks call it: judge the given coordinators and reap the stale ones.
 --    KEYS  per coordinator: heartbeat, activity, then its own related keys;
 --          then heartbeats that must not exist (ids that may own a key here but had none so far);
---          then the shared records.
+--          then the shared records;
+--          last, for orphans only, the hash of their first sightings (id -> ms).
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
 --          3 keep heartbeat and activity, 0 or 1 (1: further parts of a large coordinator follow)
 --          4 coordinators                    5 heartbeats that must not exist
+--          6 orphans, 0 or 1 (1: the coordinators must have no heartbeat, and be noted long enough)
 --          then per coordinator the number of its own keys,
 --          then per shared record the numbers of its owners, as "1,2".
 --    Returns {verdicts, deleted, newcomers}: a verdict per coordinator and then per shared record, REAPED
@@ -28,7 +31,7 @@
 --
 -- No shebang line: Redis 6.2 knows none, and with one it is refused just when memory is short.
 
-local REAPED, ACTIVE, UNREADABLE, GONE = 0, -1, -2, -3
+local REAPED, ACTIVE, UNREADABLE, GONE, UNRIPE = 0, -1, -2, -3, -4
 
 local FIELDS = {'timestamp', 'lastHeartbeat', 'lastActivity'}
 local LITERALS = {['true'] = true, ['false'] = true, ['null'] = true}
@@ -48,7 +51,7 @@ end
 
 local threshold = whole_number(ARGV[1], 9)
 local by_hand = #KEYS == 0
-if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') or #ARGV < (by_hand and 2 or 6) then
+if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') or #ARGV < (by_hand and 2 or 7) then
   return redis.error_reply('ERR usage: redis-cli --eval cleanup_blocking_coordination.lua , SECONDS DRYRUN'
     .. ' (mind the comma; SECONDS a whole number of at most 9 digits, DRYRUN 0 or 1); nothing was touched')
 end
@@ -125,6 +128,15 @@ local function judge(heartbeat_key, heartbeat, activity)
   return REAPED
 end
 
+-- The same for a coordinator that must have no heartbeat.
+local function judge_orphan(heartbeat_key, activity, first_seen)
+  if redis.call('EXISTS', heartbeat_key) == 1 then return ACTIVE end
+  local worked = time_of(activity)
+  local seen = whole_number(first_seen, 15)
+  local ripe = seen and is_older(seen) and not (worked and not is_older(worked))
+  return ripe and REAPED or UNRIPE
+end
+
 -- Deletes the keys of a list, or counts them in a dry run; returns how many there were.
 local function reap(list)
   local command = dry_run and 'EXISTS' or 'UNLINK'
@@ -145,18 +157,24 @@ local function values_of(list)
   return values
 end
 
+local function after(key, prefix)
+  return key:sub(1, #prefix) == prefix and key:sub(#prefix + 1) or nil
+end
+
 -- With KEYS: judge and reap what the caller found ---------------------------------------------------
 
 local function reap_given()
   local keep_heartbeats = ARGV[3] == '1'
   local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
-  local firsts, judged = {}, {}
+  local sightings = ARGV[6] == '1' and KEYS[#KEYS]
+  local firsts, judged, ids = {}, {}, {}
   local next_key = 1
   for number = 1, coordinators do
     firsts[number] = next_key
     judged[2 * number - 1] = KEYS[next_key]
     judged[2 * number] = KEYS[next_key + 1]
-    next_key = next_key + 2 + tonumber(ARGV[5 + number])
+    ids[number] = after(KEYS[next_key], 'blocking:heartbeat:')
+    next_key = next_key + 2 + tonumber(ARGV[6 + number])
   end
   firsts[coordinators + 1] = next_key
 
@@ -169,26 +187,34 @@ local function reap_given()
   end
 
   local values = values_of(judged)
-  local verdicts, doomed = {}, {}
+  local notes = sightings and redis.call('HMGET', sightings, unpack(ids))
+  local verdicts, doomed, reaped = {}, {}, {}
   for number = 1, coordinators do
-    local verdict = judge(judged[2 * number - 1], values[2 * number - 1], values[2 * number])
+    local heartbeat_key, heartbeat, activity = judged[2 * number - 1], values[2 * number - 1], values[2 * number]
+    local verdict = sightings and judge_orphan(heartbeat_key, activity, notes[number])
+      or judge(heartbeat_key, heartbeat, activity)
     verdicts[number] = verdict
     if verdict == REAPED then
+      reaped[#reaped + 1] = ids[number]
       for position = firsts[number] + (keep_heartbeats and 2 or 0), firsts[number + 1] - 1 do
         doomed[#doomed + 1] = KEYS[position]
       end
     end
   end
   local shared = next_key + unseen
-  for position = 0, #KEYS - shared do
+  for position = 0, #ARGV - 7 - coordinators do
     local verdict = REAPED
-    for owner in ARGV[6 + coordinators + position]:gmatch('%d+') do
+    for owner in ARGV[7 + coordinators + position]:gmatch('%d+') do
       verdict = math.min(verdict, verdicts[tonumber(owner)])
     end
     verdicts[#verdicts + 1] = verdict
     if verdict == REAPED then doomed[#doomed + 1] = KEYS[shared + position] end
   end
-  return {verdicts, reap(doomed), {}}
+  local deleted = reap(doomed)
+  if sightings and #reaped > 0 and not dry_run and not keep_heartbeats then
+    redis.call('HDEL', sightings, unpack(reaped))
+  end
+  return {verdicts, deleted, {}}
 end
 
 -- Without KEYS: find them too, by hand --------------------------------------------------------------
@@ -206,10 +232,6 @@ local function scan(pattern, visit)
       end
     end
   until cursor == '0'
-end
-
-local function after(key, prefix)
-  return key:sub(1, #prefix) == prefix and key:sub(#prefix + 1) or nil
 end
 
 -- Calls visit(id) for every id that may own the key, twin of cleanup_tasks/keys.py.

@@ -8,31 +8,13 @@ from redis import Redis
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import BATCH_KEYS, WHOLE_KEYS, Batch, Collector
-from cleanup_tasks.engines import Engine, Outcome
+from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import SCAN_COUNT, Sweep
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
-from tests.sweeping import THRESHOLD_S, all_keys, digest, sweep, write_heartbeat
-
-
-class Before:
-    """An engine that lets something happen first, once per batch."""
-
-    def __init__(self, engine: Engine, happen: Callable[[int, Batch], object]) -> None:
-        self._engine = engine
-        self._happen = happen
-        self.batches: list[Batch] = []
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
-        self.batches.append(batch)
-        self._happen(len(self.batches), batch)
-        return self._engine.reap(batch, threshold_s, dry_run=dry_run)
+from tests.sweeping import THRESHOLD_S, Before, all_keys, digest, sweep, write_heartbeat
 
 
 def write_stale(client: Redis, *coordinators: bytes) -> None:

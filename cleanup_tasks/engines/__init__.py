@@ -10,6 +10,8 @@ REAPED = 0
 ACTIVE = -1
 UNREADABLE = -2
 GONE = -3
+#: An orphan that has not been noted for long enough.
+UNRIPE = -4
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class LuaEngine:
             int(batch.partial),
             len(batch.own),
             len(batch.unseen),
+            int(batch.orphaned),
         ]
         numbers: dict[bytes, int] = {}
         for number, (coordinator, own) in enumerate(batch.own.items(), start=1):
@@ -56,6 +57,8 @@ class LuaEngine:
         unseen = list(batch.unseen)
         names += map(keys.heartbeat, unseen)
         names += batch.shared
+        if batch.orphaned:
+            names.append(keys.SIGHTINGS)
         arguments += (",".join(str(numbers[owner]) for owner in owners) for owners in batch.shared.values())
         try:
             # redis-py loads the script and calls again when the server does not know it (NOSCRIPT).

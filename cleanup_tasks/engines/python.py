@@ -9,8 +9,8 @@ from redis.exceptions import ConnectionError, TimeoutError, WatchError
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, Outcome
-from cleanup_tasks.staleness import State, judge
+from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, UNRIPE, Outcome
+from cleanup_tasks.staleness import State, is_orphan_ripe, judge
 
 VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
 
@@ -38,23 +38,25 @@ class PythonEngine:
     def _attempt(self, batch: Batch, threshold_s: int, dry_run: bool) -> Outcome:
         unseen = {keys.heartbeat(coordinator): coordinator for coordinator in batch.unseen}
         judged = [key for pair in map(batch.judged_keys, batch.own) for key in pair]
+        notes = [keys.SIGHTINGS] if batch.orphaned else []
         with self._client.pipeline() as pipe:
-            pipe.watch(*judged, *unseen)  # type: ignore[no-untyped-call]
+            pipe.watch(*judged, *unseen, *notes)  # type: ignore[no-untyped-call]
             if unseen and pipe.exists(*unseen):
                 return Outcome(newcomers=frozenset(id_ for key, id_ in unseen.items() if pipe.exists(key)))
-            verdicts = dict(zip(batch.own, self._judge(pipe, judged, threshold_s), strict=True))
+            judge_all = self._judge_orphans if batch.orphaned else self._judge
+            verdicts = dict(zip(batch.own, judge_all(pipe, judged, threshold_s), strict=True))
             shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
-            doomed = [
-                record for record, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED
-            ]
-            for coordinator, verdict in verdicts.items():
-                if verdict == REAPED:
-                    doomed += batch.doomed_keys(coordinator)
+            doomed = [key for key, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED]
+            reaped = [coordinator for coordinator, verdict in verdicts.items() if verdict == REAPED]
+            for coordinator in reaped:
+                doomed += batch.doomed_keys(coordinator)
             deleted = 0
             if doomed:
                 pipe.multi()
                 (pipe.exists if dry_run else pipe.unlink)(*doomed)
-                (deleted,) = pipe.execute()
+                if batch.orphaned and not batch.partial and not dry_run:
+                    pipe.hdel(keys.SIGHTINGS, *reaped)
+                deleted = pipe.execute()[0]
         return Outcome(list(verdicts.values()), shared, deleted)
 
     def _judge(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
@@ -66,4 +68,20 @@ class PythonEngine:
             verdict = VERDICTS[judge(beat, worked, now_ms, threshold_s)]
             gone = beat is None and not pipe.exists(key)
             verdicts.append(GONE if gone else verdict)
+        return verdicts
+
+    def _judge_orphans(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
+        """The same for coordinators that must have no heartbeat."""
+        now_ms = server_time_ms(pipe)
+        ids = [keys.coordinator_of(key) for key in judged[::2]]
+        notes = cast(list[bytes | None], pipe.hmget(keys.SIGHTINGS, ids))
+        activities = cast(list[bytes | None], pipe.mget(judged[1::2]))
+        any_beats = pipe.exists(*judged[::2])
+        verdicts = []
+        for key, worked, first_seen in zip(judged[::2], activities, notes, strict=True):
+            if any_beats and pipe.exists(key):
+                verdicts.append(ACTIVE)
+            else:
+                ripe = is_orphan_ripe(worked, first_seen, now_ms, threshold_s)
+                verdicts.append(REAPED if ripe else UNRIPE)
         return verdicts
