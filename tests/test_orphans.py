@@ -172,6 +172,14 @@ def test_an_ambiguous_ack_waits_for_all_that_it_may_belong_to(client: Redis, eng
     assert client.exists("blocking:ack:w:1:stop")
 
 
+def test_whoever_is_seen_for_the_first_time_keeps_what_it_shares(client: Redis, engine: Engine) -> None:
+    client.mset({"blocking:ack:w:1:stop": "1", "blocking:signal:w": "1"})
+    ripen(client, engine)
+    client.set(keys.signal(b"w:1"), "1")
+    sweep(client, engine, orphans="reap")
+    assert all_keys(client) == {keys.signal(b"w:1"), b"blocking:ack:w:1:stop", keys.SIGHTINGS}
+
+
 @pytest.mark.parametrize(
     ("others", "gone"),
     [
