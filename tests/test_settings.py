@@ -59,6 +59,7 @@ def test_where_the_coordination_redis_is(
         ("CLEANUP_STALE_THRESHOLD_SECONDS", "ten"),
         ("CLEANUP_INTERVAL_SECONDS", "0"),
         ("CLEANUP_MAX_REPORTED_IDS", "-1"),
+        ("CLEANUP_ORPHANS", "kill"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_accepted(
@@ -104,4 +105,4 @@ def test_all_wrong_arguments_are_named_at_once() -> None:
     message = str(refusal.value)
     assert "dry_run: true or false (not 'no')" in message
     assert "stale_threshold_seconds: a whole number of seconds" in message
-    assert "dryrun: not known; known are dry_run, stale_threshold_seconds" in message
+    assert "dryrun: not known; known are dry_run, stale_threshold_seconds, orphans" in message

@@ -38,6 +38,9 @@ ORDER = [
     "cleanupErrors",
     "complete",
     "skipped",
+    "orphanedCoordinatorsFound",
+    "orphanedCoordinatorsReaped",
+    "orphanKeysDeleted",
     "staleCoordinatorIds",
     "staleCoordinatorIdsOmitted",
 ]
@@ -139,6 +142,8 @@ def test_threshold(fleet: Redis) -> None:
         ({"stale_threshold_seconds": "600"}, "stale_threshold_seconds: a whole number of seconds"),
         ({"stale_threshold_seconds": True}, "stale_threshold_seconds: a whole number of seconds"),
         ({"stale_threshold_seconds": 10**12}, "stale_threshold_seconds: a whole number of seconds"),
+        ({"orphans": "kill"}, "orphans: off, report, reap"),
+        ({"orphans": True}, "orphans: off, report, reap"),
         ({"dryrun": True}, "dryrun"),
     ],
 )
@@ -155,6 +160,20 @@ def test_wrong_arguments_touch_nothing(
     with pytest.raises((ValueError, TypeError), match=names):
         task(**arguments)
     assert fleet.dbsize() == DOOMED + KEPT
+
+
+def test_orphans(fleet: Redis) -> None:
+    fleet.set("blocking:signal:gone", "1")
+    assert cleanup.delay(dry_run=True).get(timeout=30)["orphanedCoordinatorsFound"] == 1
+    assert cleanup.delay(orphans="off").get(timeout=30)["orphanedCoordinatorsFound"] == 0
+    cleanup.delay(orphans="reap").get(timeout=30)
+    fleet.hset(keys.SIGHTINGS, "gone", 1)
+    acl(fleet, "-evalsha")
+    metrics = cleanup.delay(orphans="reap", stale_threshold_seconds=599).get(timeout=30)
+    # reaping nothing stale needs no engine, so it is the orphan that made scripting fail
+    assert metrics["implementation"] == "python"
+    assert (metrics["orphanedCoordinatorsReaped"], metrics["orphanKeysDeleted"]) == (1, 1)
+    assert fleet.dbsize() == KEPT
 
 
 def test_the_fallback_takes_over_where_scripting_is_refused(fleet: Redis) -> None:
@@ -181,7 +200,7 @@ def test_the_hand_over_keeps_the_arguments_and_the_message(fleet: Redis, stack: 
     metrics = result.get(timeout=30)
     assert (metrics["dryRun"], metrics["implementation"]) == (True, "python")
     assert (metrics["keysDeleted"], metrics["staleThresholdSeconds"]) == (DOOMED + KEPT, 30)
-    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30}
+    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30, "orphans": None}
     assert result.queue == "cleanup"
     assert fleet.dbsize() == DOOMED + KEPT
     wait_until(lambda: result.children, "the link is there")
