@@ -26,6 +26,8 @@ class Batch:
     unseen: set[bytes] = field(default_factory=set)
     #: Heartbeats and activities stay: this is a part of a large coordinator, and more follow.
     partial: bool = False
+    #: Ids to judge by the heartbeat alone, for their activity is in another slot of a cluster.
+    beat_alone: set[bytes] = field(default_factory=set)
 
     @property
     def size(self) -> int:
@@ -34,7 +36,9 @@ class Batch:
 
     def judged_keys(self, coordinator: bytes) -> tuple[bytes, bytes]:
         """The heartbeat and the activity that decide about a coordinator."""
-        return keys.heartbeat(coordinator), keys.activity(coordinator)
+        heartbeat = keys.heartbeat(coordinator)
+        # twice the heartbeat says the same as the heartbeat without an activity
+        return heartbeat, heartbeat if coordinator in self.beat_alone else keys.activity(coordinator)
 
     def doomed_keys(self, coordinator: bytes) -> list[bytes]:
         """The keys that go if the coordinator is stale, shared records apart."""
@@ -57,6 +61,7 @@ class Batch:
             shared={key: owners for key, owners in self.shared.items() if not _owned_by(key, newcomers)},
             unseen={id_ for id_ in self.unseen if id_ not in newcomers},
             partial=self.partial,
+            beat_alone=self.beat_alone,
         )
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
@@ -64,18 +69,19 @@ class Batch:
         groups = list(_components(self.own, self.shared))
         if len(groups) < 2:
             return None
-        first, second = Batch(partial=self.partial), Batch(partial=self.partial)
-        for position, members in enumerate(groups):
-            (first if position < len(groups) // 2 else second).merge(self._of(members))
-        return first, second
+        first = {id_ for group in groups[: len(groups) // 2] for id_ in group}
+        return self.of(first), self.of(self.own.keys() - first)
 
-    def _of(self, members: list[bytes]) -> "Batch":
-        chosen = set(members)
+    def of(self, members: Container[bytes]) -> "Batch":
+        """The batch less the other coordinators, and less the records that any of them shares."""
         return Batch(
-            own={member: self.own[member] for member in members},
-            shared={key: owners for key, owners in self.shared.items() if owners[0] in chosen},
+            own={id_: own for id_, own in self.own.items() if id_ in members},
+            shared={
+                key: owners for key, owners in self.shared.items() if all(id_ in members for id_ in owners)
+            },
             unseen=self.unseen,
             partial=self.partial,
+            beat_alone=self.beat_alone,
         )
 
 

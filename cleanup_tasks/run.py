@@ -3,10 +3,8 @@
 import time
 import uuid
 
-from redis import Redis
-
-from cleanup_tasks.connection import connect, server_time_ms
-from cleanup_tasks.engines import Engine, ScriptingRefused
+from cleanup_tasks import keys
+from cleanup_tasks.engines import ScriptingRefused
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.lock import SweepLock
@@ -15,6 +13,7 @@ from cleanup_tasks.options import Options
 from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.settings import Settings
 from cleanup_tasks.sweep import Progress, Sweep, no_progress
+from cleanup_tasks.topology import Topology, connect
 
 #: Why a run that found the lock held did nothing.
 LOCKED = "another sweep is running"
@@ -79,23 +78,25 @@ class Run:
         open_log_file(self._settings.log_path)
         started = time.perf_counter()
         try:
-            with connect(self._settings.coordination_url) as client:
-                self._sweep(client, progress)
+            with connect(self._settings.coordination_url, self._settings.tls) as servers:
+                self._sweep(servers, progress)
         finally:
             self.report.add(self._earlier)
             self.report.finish(time.perf_counter() - started)
         log_report(self.report)
         return self.report
 
-    def _sweep(self, client: Redis, progress: Progress) -> None:
+    def _sweep(self, servers: Topology, progress: Progress) -> None:
         report = self.report
-        server_time_ms(client)
+        servers.reach()
         self.reached = True
-        engine: Engine = LuaEngine(client) if report.implementation == "lua" else PythonEngine(client)
+        engine = servers.engine(LuaEngine if report.implementation == "lua" else PythonEngine)
         if report.dry_run:
-            Sweep(client, engine, report, progress, self._max_named).run()
+            if servers.is_replica():
+                logger.warning("Dry run on a replica: what it shows may lag behind its primary")
+            Sweep(servers, engine, report, progress, self._max_named).run()
             return
-        with SweepLock(client, self._owner) as lock:
+        with SweepLock(servers.client_for(keys.LOCK), self._owner) as lock:
             if not lock.acquire():
                 report.skipped = LOCKED
                 return
@@ -104,4 +105,4 @@ class Run:
                 lock.renew()
                 progress(what, done, total)
 
-            Sweep(client, engine, report, keep_lock, self._max_named).run()
+            Sweep(servers, engine, report, keep_lock, self._max_named).run()

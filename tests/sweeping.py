@@ -9,6 +9,7 @@ from cleanup_tasks import keys
 from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.report import Report
+from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 
 THRESHOLD_S = 600
@@ -18,7 +19,7 @@ def sweep(client: Redis, engine: Engine, *, dry_run: bool = False, threshold_s: 
     """Sweep with an engine, and assert by the server's own counters that this engine ran."""
     calls_before = script_calls(client)
     report = Report(implementation=engine.name, dry_run=dry_run, stale_threshold_seconds=threshold_s)
-    Sweep(client, engine, report).run()
+    Sweep(SingleServer(client), engine, report).run()
     ran = script_calls(client) - calls_before
     assert (ran > 0) == (engine.name == "lua" and report.stale_coordinators_found > 0)
     return report
@@ -35,14 +36,18 @@ def heartbeat_value(client: Redis, age_ms: int) -> str:
     return json.dumps({"coordinatorId": "c", "timestamp": server_time_ms(client) - age_ms})
 
 
-def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> None:
-    """A heartbeat that is ``stale``, ``active`` or ``unreadable``."""
-    values = {
-        "stale": heartbeat_value(client, 700_000),
-        "active": heartbeat_value(client, 1_000),
+def heartbeat_values(now_ms: int) -> dict[str, str]:
+    """A heartbeat of each kind, at a server's time."""
+    return {
+        "stale": json.dumps({"coordinatorId": "c", "timestamp": now_ms - 700_000}),
+        "active": json.dumps({"coordinatorId": "c", "timestamp": now_ms - 1_000}),
         "unreadable": "not json",
     }
-    client.set(keys.heartbeat(coordinator), values[kind])
+
+
+def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> None:
+    """A heartbeat that is ``stale``, ``active`` or ``unreadable``."""
+    client.set(keys.heartbeat(coordinator), heartbeat_values(server_time_ms(client))[kind])
 
 
 def all_keys(client: Redis) -> set[bytes]:

@@ -3,13 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from redis.exceptions import RedisError
+
 from cleanup_tasks.batches import Batch
+from cleanup_tasks.staleness import State
 
 #: Verdicts, the Lua script's own numbers: below zero the keys were kept.
 REAPED = 0
 ACTIVE = -1
 UNREADABLE = -2
 GONE = -3
+#: Could not be dealt with, whole or in part, while others could (only on a cluster).
+FAILED = -4
+
+VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,8 @@ class Outcome:
     newcomers: frozenset[bytes] = frozenset()
     #: A heartbeat changed while it was judged (Python engine), so nothing was done.
     contended: bool = False
+    #: What makes going on useless; what the outcome says was done all the same (only on a cluster).
+    fatal: "RedisError | ScriptingRefused | None" = None
 
 
 class Engine(Protocol):
@@ -39,6 +48,18 @@ class Engine(Protocol):
         """Judge each coordinator of a batch and remove the keys of those that are stale.
 
         Raises what the client raises; nothing is sent twice.
+        """
+
+
+class NodeEngine(Engine, Protocol):
+    """An engine that works on one server."""
+
+    def reap_each(
+        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
+    ) -> "list[Outcome | RedisError | ScriptingRefused]":
+        """`reap` for each of many small batches, each atomic by itself, with few round trips.
+
+        What `reap` would raise takes the place of the outcome.
         """
 
 

@@ -4,15 +4,13 @@ from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, Outcome
-from cleanup_tasks.staleness import State, judge
-
-VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
+from cleanup_tasks.engines import GONE, REAPED, VERDICTS, Outcome, ScriptingRefused
+from cleanup_tasks.staleness import judge
 
 
 class PythonEngine:
@@ -30,6 +28,20 @@ class PythonEngine:
             return self._attempt(batch, threshold_s, dry_run)
         except WatchError:
             return Outcome(contended=True)
+
+    def reap_each(
+        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
+    ) -> list[Outcome | RedisError | ScriptingRefused]:
+        """See `NodeEngine.reap_each`; with a lost connection no further batch is tried."""
+        answers: list[Outcome | RedisError | ScriptingRefused] = []
+        for batch in batches:
+            try:
+                answers.append(self.reap(batch, threshold_s, dry_run=dry_run))
+            except RedisError as error:
+                answers.append(error)
+                if not isinstance(error, ResponseError):
+                    break
+        return answers + [answers[-1]] * (len(batches) - len(answers))
 
     def _attempt(self, batch: Batch, threshold_s: int, dry_run: bool) -> Outcome:
         unseen = {keys.heartbeat(coordinator): coordinator for coordinator in batch.unseen}
