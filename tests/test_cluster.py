@@ -14,7 +14,6 @@ from tests.clusters import RunningCluster, running_cluster
 from tests.sweeping import THRESHOLD_S, heartbeat_values, script_calls
 from tests.test_cases import OWNERSHIP, named
 
-
 EngineClass = type[LuaEngine] | type[PythonEngine]
 
 
