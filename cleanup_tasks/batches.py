@@ -64,6 +64,12 @@ class Batch:
             beat_alone=self.beat_alone,
         )
 
+    def owners_beside(self, others: Container[bytes]) -> set[bytes]:
+        """The coordinators of a key that one of the others may own too."""
+        owned = [(key, [id_]) for id_, own in self.own.items() for key in own]
+        both = [*owned, *self.shared.items()]
+        return {id_ for key, owners in both if _owned_by(key, others) for id_ in owners}
+
     def halves(self) -> tuple["Batch", "Batch"] | None:
         """The batch in two, or None where records that are shared, or a lone coordinator, forbid it."""
         groups = list(_components(self.own, self.shared))

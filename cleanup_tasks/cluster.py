@@ -18,7 +18,7 @@ from cleanup_tasks.failures import is_transient
 
 SLOTS = 16_384
 #: How often a command follows its slot to another primary, or waits for it, before it is given up.
-ROUNDS = 8
+ROUNDS = 6
 #: Primaries that are talked to at once.
 MAX_THREADS = 32
 #: Seconds of the first wait for a slot that moves; each further wait is twice as long.
@@ -78,6 +78,11 @@ class Cluster:
             return
         raise error
 
+    def look_for_successors(self) -> None:
+        """Where a primary was lost, learn whether a replica has taken over."""
+        if not self._down.keys().isdisjoint(self._primaries()):
+            self.refresh()
+
     def client(self, node: Node) -> Redis:
         """The client of one node."""
         if node not in self._clients:
@@ -104,8 +109,7 @@ class Cluster:
     def side_by_side(self, work: Mapping[Node, Callable[[Redis], Result]]) -> dict[Node, Result | RedisError]:
         """Do something on several primaries at once, each in a thread; a failure takes its node's place.
 
-        A node that was lost is not asked again in this sweep, unless it comes back as a primary: each
-        further question would cost a time-out.
+        A node that was lost is not asked again in this sweep: each question would cost a time-out.
         """
 
         def attempt(node: Node) -> Result | RedisError:

@@ -1,13 +1,13 @@
 """A real cluster of three primaries and three replicas, started by the tests."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 from typing import Any
 
 from redis import Redis
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ResponseError
 
 from cleanup_tasks.cluster import Cluster
 from cleanup_tasks.connection import server_time_ms
@@ -36,17 +36,13 @@ class RunningCluster:
         return cluster
 
     def owner(self, slot: int) -> Server:
-        """The primary that serves a slot, as the first node that answers says."""
-        for server in self.servers:
-            with contextlib.suppress(ConnectionError), server.client() as client:
+        """The primary that serves a slot, as the nodes say."""
+        for server in self.alive:
+            with server.client() as client:
                 for first, last, (_host, port, *_), *_ in command(client, "CLUSTER SLOTS"):
                     if first <= slot <= last:
                         return next(server for server in self.servers if server.port == port)
         raise AssertionError(f"nobody serves slot {slot}")
-
-    def owner_of(self, key: bytes) -> Server:
-        """The primary that serves a key's slot."""
-        return self.owner(key_slot(key))
 
     def keys(self) -> set[bytes]:
         """Every key of every primary."""
@@ -59,16 +55,65 @@ class RunningCluster:
     def primaries(self) -> list[Server]:
         """Those that are primaries now."""
         chosen = []
-        for server in self.servers:
-            with contextlib.suppress(ConnectionError), server.client() as client:
+        for server in self.alive:
+            with server.client() as client:
                 if command(client, "ROLE")[0] == b"master":
                     chosen.append(server)
         return chosen
+
+    @property
+    def alive(self) -> list[Server]:
+        """Those that were not killed."""
+        return [server for server in self.servers if server.process.poll() is None]
+
+    def kill(self, number: int) -> None:
+        """A server dies; its replica has all that it said."""
+        with self.servers[number].client() as client:
+            assert client.wait(1, 10_000) == 1
+        self.servers[number].process.kill()
+        self.servers[number].process.wait()
+
+    def replace_primary(self, number: int) -> None:
+        """Have the replica of a primary that was killed take over, without waiting for the election."""
+        successor = self.servers[number + PRIMARIES]
+        with successor.client() as client:
+            command(client, "CLUSTER FAILOVER TAKEOVER")
+
+        def known() -> bool:
+            return all(
+                successor.port
+                in {row[2][1] for row in command(stack.enter_context(server.client()), "CLUSTER SLOTS")}
+                for server in self.alive
+            )
+
+        with contextlib.ExitStack() as stack:
+            wait_until(known, "all know the new primary")
 
     def now_ms(self) -> int:
         """The time of one of the servers."""
         with self.primaries()[0].client() as client:
             return server_time_ms(client)
+
+    def move_slot(self, slot: int, *, finish: bool = True) -> Callable[[], None]:
+        """Move a slot and its keys to another primary; returns what finishes it, where that is left out."""
+        source = self.owner(slot)
+        target = next(server for server in self.primaries() if server is not source)
+        with source.client() as old, target.client() as new:
+            old_name, new_name = (command(client, "CLUSTER MYID").decode() for client in (old, new))
+            command(new, f"CLUSTER SETSLOT {slot} IMPORTING {old_name}")
+            command(old, f"CLUSTER SETSLOT {slot} MIGRATING {new_name}")
+            found = command(old, f"CLUSTER GETKEYSINSLOT {slot} 1000")
+            if found:
+                old.migrate("127.0.0.1", target.port, found, 0, 5000)
+
+        def complete() -> None:
+            with source.client() as old, target.client() as new:
+                command(new, f"CLUSTER SETSLOT {slot} NODE {new_name}")
+                command(old, f"CLUSTER SETSLOT {slot} NODE {new_name}")
+
+        if finish:
+            complete()
+        return complete
 
     def clear(self) -> None:
         """Nothing in it."""
@@ -92,10 +137,9 @@ class RunningCluster:
                     pipe.execute()
 
 
-def command(client: Redis, text: str) -> list[Any]:
+def command(client: Redis, text: str) -> Any:
     """A command's raw answer."""
-    answer: list[Any] = client.execute_command(*text.split())  # type: ignore[no-untyped-call]
-    return answer
+    return client.execute_command(*text.split())  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -130,7 +174,7 @@ def _form(clients: list[Redis], places: list[str]) -> None:
     for place in places[1:]:
         command(clients[0], f"CLUSTER MEET {place}")
     wait_until(lambda: all(_nodes(client) == len(clients) for client in clients), "the nodes know each other")
-    names = [str(client.execute_command("CLUSTER", "MYID").decode()) for client in clients]  # type: ignore[no-untyped-call]
+    names = [command(client, "CLUSTER MYID").decode() for client in clients]
     for client, name in zip(clients[PRIMARIES:], cycle(names[:PRIMARIES]), strict=False):
         wait_until(lambda: _replicate(client, name), "a replica knows its primary")  # noqa: B023
     wait_until(lambda: all(map(_is_settled, clients)), "the cluster is complete")

@@ -7,7 +7,7 @@ coordinators' heartbeats stay, so that the next sweep finds them.
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,17 +39,19 @@ class ClusterEngine:
 
     def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
         """See `Engine.reap`; what can't be done now has the verdict FAILED, and the rest is done."""
+        self._cluster.look_for_successors()
         plan = Plan.of(batch)
         tally = _Tally(batch)
-        doubted = {id_ for key in plan.apart for id_ in keys.possible_owners(key) if id_ in batch.unseen}
-        known = self._cluster.existing(map(keys.heartbeat, doubted))
-        newcomers = frozenset(id_ for id_ in doubted if known.get(keys.heartbeat(id_)))
+        known = self._cluster.existing(map(keys.heartbeat, batch.unseen))
+        newcomers = frozenset(id_ for id_ in batch.unseen if known.get(keys.heartbeat(id_)))
         if newcomers:
             return Outcome(newcomers=newcomers)
         asked = {owner for owners in plan.apart.values() for owner in owners}
         tally.verdicts = self._look(asked, threshold_s)
-        unknown = {id_ for id_ in doubted if keys.heartbeat(id_) not in known}
-        self._reap_apart(plan, unknown, tally, dry_run)
+        unknown = {id_ for id_ in batch.unseen if keys.heartbeat(id_) not in known}
+        if unknown:
+            tally.fail(batch.owners_beside(unknown))
+        self._reap_apart(plan, tally, dry_run)
         gone_on = {id_ for id_ in batch.own if tally.verdicts.get(id_, REAPED) == REAPED}
         self._reap_steps([step.of(gone_on) for step in plan.steps], tally, threshold_s, dry_run)
         return tally.outcome()
@@ -70,14 +72,13 @@ class ClusterEngine:
                 verdicts[id_] = VERDICTS[judge(values[beat], values[worked], now_ms, threshold_s)]
         return verdicts
 
-    def _reap_apart(self, plan: "Plan", unknown: set[bytes], tally: "_Tally", dry_run: bool) -> None:
+    def _reap_apart(self, plan: "Plan", tally: "_Tally", dry_run: bool) -> None:
         """Remove the keys whose owners, all of them, are stale as of just now."""
-        doomed = []
-        for key, owners in plan.apart.items():
-            if unknown and not unknown.isdisjoint(keys.possible_owners(key)):
-                tally.fail(owners)
-            elif all(tally.verdicts[owner] == REAPED for owner in owners):
-                doomed.append(key)
+        doomed = [
+            key
+            for key, owners in plan.apart.items()
+            if all(tally.verdicts[owner] == REAPED for owner in owners)
+        ]
         counts = self._cluster.ask("EXISTS" if dry_run else "UNLINK", doomed)
         tally.deleted += sum(counts.values())
         for key in doomed:
@@ -152,7 +153,8 @@ class Plan:
 
     #: Key -> its owners: what can't be in the step of its owners' heartbeats.
     apart: dict[bytes, list[bytes]] = field(default_factory=dict)
-    #: One for each slot that holds heartbeats: these, and what goes with them in one atomic step.
+    #: One for each slot that holds heartbeats: these, and what goes with them in one atomic step. It checks
+    #: the unseen of its own slot once more; the look before it has checked all.
     steps: list[Batch] = field(default_factory=list)
 
     @classmethod
@@ -173,13 +175,13 @@ class Plan:
             elif not batch.partial:
                 together.append(activity)
             for key in own:
-                if _shares(key, slots[id_], unseen_slots):
+                if key_slot(key) == slots[id_]:
                     together.append(key)
                 else:
                     plan.apart[key] = [id_]
         for key, owners in batch.shared.items():
             slot = slots[owners[0]]
-            if all(slots[owner] == slot for owner in owners) and _shares(key, slot, unseen_slots):
+            if key_slot(key) == slot and all(slots[owner] == slot for owner in owners):
                 by_slot[slot].shared[key] = owners
             else:
                 plan.apart[key] = owners
@@ -192,13 +194,6 @@ class Plan:
         return plan
 
 
-def _shares(key: bytes, slot: int, unseen_slots: dict[bytes, int]) -> bool:
-    """Whether a key, and the heartbeat of everybody unseen that may own it, are in a slot."""
-    if key_slot(key) != slot:
-        return False
-    return all(unseen_slots.get(id_, slot) == slot for id_ in keys.possible_owners(key))
-
-
 class _Tally:
     """What becomes of a batch."""
 
@@ -208,7 +203,7 @@ class _Tally:
         self.deleted = 0
         self.fatal: RedisError | ScriptingRefused | None = None
 
-    def fail(self, coordinators: "list[bytes] | dict[bytes, list[bytes]]") -> None:
+    def fail(self, coordinators: Iterable[bytes]) -> None:
         """Note that some of these coordinators' keys could not be dealt with."""
         for id_ in coordinators:
             if self.verdicts.get(id_, REAPED) == REAPED:
