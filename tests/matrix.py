@@ -82,8 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "engine" in getattr(item, "fixturenames", ()):
             item.add_marker("every_server")
         callspec = getattr(item, "callspec", None)
-        if callspec and "shared_server" in callspec.params:
-            engine = callspec.params.get("engine", "other")
+        if callspec and "shared_server" in callspec.params and item.get_closest_marker("every_server"):
+            engine = callspec.params.get("engine", "by hand")
             item.user_properties.append(("matrix", (callspec.params["shared_server"], engine)))
 
 
@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     cells = passed | failed
     if not cells:
         return
-    engines = [engine for engine in ("lua", "python", "other") if any(cell[1] == engine for cell in cells)]
+    engines = [engine for engine in ("lua", "python", "by hand") if any(cell[1] == engine for cell in cells)]
     terminalreporter.section(f"servers x engines (redis-py {redis.__version__}; tests passed)")
     terminalreporter.write_line(f"{'':<12}" + "".join(f"{engine:>16}" for engine in engines))
     for server in BINARIES:

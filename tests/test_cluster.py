@@ -1,9 +1,11 @@
 """A real cluster: everything that holds on one server, and what is different there."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ConnectionError, TryAgainError
 
@@ -19,6 +21,8 @@ from cleanup_tasks.failures import is_transient
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import keys_of
+from demo.servers import Server
+from demo.stack import Stack
 from tests.clusters import RunningCluster, running_cluster
 from tests.sweeping import THRESHOLD_S, heartbeat_values, script_calls
 from tests.test_cases import OWNERSHIP, named
@@ -355,3 +359,41 @@ def test_a_primary_that_is_killed_during_the_scan(
     again = sweep(cluster, LuaEngine)
     assert report.keys_deleted + again.keys_deleted == len(written)
     assert cluster.keys() == set()
+
+
+def test_the_task_tries_again_where_a_primary_is_lost(
+    own_cluster: RunningCluster, server: Server, tmp_path: Path
+) -> None:
+    cluster = own_cluster
+    ids = [b"worker-%d" % number for number in range(200)]
+    written = write_coordinators(cluster, ids)
+    active = write_coordinators(cluster, [b"active"], "active")
+    lock_port = cluster.owner(key_slot(keys.LOCK.encode())).port
+    victim = next(number for number in range(3) if cluster.servers[number].port != lock_port)
+    environment = {
+        "COORDINATION_REDIS_URL": cluster.url,
+        "CELERY_BROKER_URL": f"{server.url}/1",
+        "CELERY_RESULT_BACKEND": f"{server.url}/2",
+        "CLEANUP_LOG_FILE": "",
+    }
+    with (
+        Stack(environment, tmp_path) as stack,
+        Celery(
+            broker=environment["CELERY_BROKER_URL"],
+            backend=environment["CELERY_RESULT_BACKEND"],
+            set_as_current=False,
+        ) as app,
+    ):
+        stack.start_worker()
+        # When the task meets a cluster that has lost a primary, and its replica takes over a little later
+        cluster.kill(victim)
+        result = app.send_task("cleanup_tasks.cleanup", queue="cleanup")
+        stack.wait_for_line("worker", "Cleanup is tried again in 2 s")
+        cluster.replace_primary(victim)
+        metrics = result.get(timeout=30)
+    # Then nothing is left, everything is counted once, and it doesn't pass for a clean success
+    assert cluster.keys() == active
+    assert metrics["keysDeleted"] == len(written)
+    assert metrics["cleanupErrors"] == 1
+    assert metrics["complete"] is False
+    assert metrics["implementation"] == "lua"
