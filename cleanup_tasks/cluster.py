@@ -45,6 +45,7 @@ class Cluster:
         self._connect = connect
         self._clients: dict[Node, Redis] = {}
         self._owners: list[Node | None] = [None] * SLOTS
+        self._primaries: list[Node] = []
         self._down: dict[Node, RedisError] = {}
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="cluster")
         self.failure: RedisError | None = None
@@ -60,7 +61,7 @@ class Cluster:
     def refresh(self) -> None:
         """Learn anew which primary serves which slot; raises what the last node said if none answers."""
         error: RedisError = ClusterDownError("no node is known")
-        nodes = dict.fromkeys([*self._primaries(), *self._seeds])
+        nodes = dict.fromkeys([*self._primaries, *self._seeds])
         for node in sorted(nodes, key=self._down.__contains__):
             try:
                 ranges = cast(list[Any], self.client(node).execute_command("CLUSTER", "SLOTS"))  # type: ignore[no-untyped-call]
@@ -75,12 +76,13 @@ class Cluster:
                 owner = ((host or node[0].encode()).decode(), int(port))
                 owners[first : last + 1] = [owner] * (last + 1 - first)
             self._owners = owners
+            self._primaries = list(dict.fromkeys(owner for owner in owners if owner is not None))
             return
         raise error
 
     def look_for_successors(self) -> None:
         """Where a primary was lost, learn whether a replica has taken over."""
-        if not self._down.keys().isdisjoint(self._primaries()):
+        if not self._down.keys().isdisjoint(self._primaries):
             self.refresh()
 
     def client(self, node: Node) -> Redis:
@@ -136,7 +138,7 @@ class Cluster:
                 return
 
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
-        cursors = dict.fromkeys(self._primaries(), 0)
+        cursors = dict.fromkeys(self._primaries, 0)
         while cursors:
             pages = self.side_by_side(
                 {node: _page_after(cursor, pattern) for node, cursor in cursors.items()}
@@ -156,7 +158,7 @@ class Cluster:
         names = list(names)
         if not names:
             return 0, {}
-        clocks = self.side_by_side(dict.fromkeys(self._primaries(), server_time_ms)).values()
+        clocks = self.side_by_side(dict.fromkeys(self._primaries, server_time_ms)).values()
         now_ms = min((clock for clock in clocks if isinstance(clock, int)), default=0)
         return now_ms, {name: values[0] for name, values in self.ask("MGET", names).items()}
 
@@ -172,28 +174,32 @@ class Cluster:
         answers: dict[bytes, Any] = {}
         waiting = list(names)
         for attempt in range(ROUNDS):
-            redirected: list[bytes] = []
+            redirected: dict[bytes, RedisError] = {}
             for name, answer in self._ask_once(command, waiting):
                 if isinstance(answer, AskError) and not isinstance(answer, MovedError):
                     answer = self._ask_importing(answer, command, name)
                 if isinstance(answer, REDIRECTIONS):
-                    redirected.append(name)
+                    redirected[name] = answer
                 elif isinstance(answer, RedisError):
                     self.note(answer)
                 else:
                     answers[name] = answer
-            waiting = redirected
+            waiting = list(redirected)
             if not waiting:
                 break
-            self.follow(attempt)
+            self.follow(attempt, redirected.values())
         else:
             self.note(TryAgainError("slots were on the move all the time"))
         return answers
 
-    def follow(self, attempt: int) -> None:
+    def follow(self, attempt: int, redirections: Iterable[Exception]) -> None:
         """After redirections: give the slots time to arrive, and learn where they are."""
         time.sleep(PAUSE_S * 2**attempt if attempt else 0)
         self.refresh()
+        for redirection in redirections:
+            # who moved it knows best; others may not have heard of it yet
+            if isinstance(redirection, MovedError) and redirection.host:
+                self._owners[redirection.slot_id] = (redirection.host, redirection.port)
 
     def _ask_once(self, command: str, names: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
         by_node: dict[Node, list[bytes]] = defaultdict(list)
@@ -213,9 +219,6 @@ class Cluster:
         node = (redirection.host, redirection.port)
         answer = self.side_by_side({node: _pipeline(command, [name], asking=True)})[node]
         return answer if isinstance(answer, RedisError) else answer[-1]
-
-    def _primaries(self) -> list[Node]:
-        return list(dict.fromkeys(node for node in self._owners if node is not None))
 
     def engine(self, make: Callable[[Redis], NodeEngine]) -> Engine:
         """See `Topology.engine`."""

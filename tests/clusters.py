@@ -107,9 +107,11 @@ class RunningCluster:
                 old.migrate("127.0.0.1", target.port, found, 0, 5000)
 
         def complete() -> None:
-            with source.client() as old, target.client() as new:
-                command(new, f"CLUSTER SETSLOT {slot} NODE {new_name}")
-                command(old, f"CLUSTER SETSLOT {slot} NODE {new_name}")
+            # All are told, as redis-cli does; gossip alone may leave two that each name the other.
+            others = [server for server in self.primaries() if server not in (source, target)]
+            for server in (target, source, *others):
+                with server.client() as client:
+                    command(client, f"CLUSTER SETSLOT {slot} NODE {new_name}")
 
         if finish:
             complete()

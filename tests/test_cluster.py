@@ -1,6 +1,6 @@
 """A real cluster: everything that holds on one server, and what is different there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,11 +252,11 @@ def test_a_slot_on_its_way(
     waits: list[int] = []
     follow = Cluster.follow
 
-    def arrive(servers: Cluster, attempt: int) -> None:
+    def arrive(servers: Cluster, attempt: int, redirections: Iterable[Exception]) -> None:
         waits.append(attempt)
         while pending:
             pending.pop()()
-        follow(servers, attempt)
+        follow(servers, attempt, redirections)
 
     monkeypatch.setattr(Cluster, "follow", arrive)
     with cluster.connect() as servers:

@@ -90,7 +90,7 @@ class ClusterEngine:
 
         for attempt in range(ROUNDS):
             again: list[Batch] = []
-            redirected = False
+            redirections: list[Exception] = []
             for step, answer in self._each_step([step for step in steps if step.own], threshold_s, dry_run):
                 if isinstance(answer, Outcome):
                     if answer.newcomers:
@@ -100,7 +100,7 @@ class ClusterEngine:
                     else:
                         tally.add(step, answer)
                 elif is_redirection(answer):
-                    redirected = True
+                    redirections.append(answer)
                     again.append(step)
                 else:
                     tally.fail(step.own)
@@ -108,8 +108,8 @@ class ClusterEngine:
             steps = again
             if not steps:
                 return
-            if redirected:
-                self._cluster.follow(attempt)
+            if redirections:
+                self._cluster.follow(attempt, redirections)
         for step in steps:
             tally.fail(step.own)
         self._note(TryAgainError("heartbeats changed, or slots were on the move, all the time"), tally)
