@@ -22,21 +22,31 @@ class Batch:
     #: record -> its owners, all of them in `own`; it goes only if every one of them is stale.
     shared: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: Ids that may own one of these keys and had no heartbeat when the sweep looked. If one has a
-    #: heartbeat by now, nothing of the batch is touched.
+    #: heartbeat by now, or a fresh activity, nothing of the batch is touched.
     unseen: set[bytes] = field(default_factory=set)
     #: Heartbeats and activities stay: this is a part of a large coordinator, and more follow.
     partial: bool = False
     #: The coordinators have no heartbeat, and must have none.
     orphaned: bool = False
+    #: Ids to judge by the heartbeat alone, for their activity is in another slot of a cluster.
+    beat_alone: set[bytes] = field(default_factory=set)
 
     @property
     def size(self) -> int:
         """Number of keys that an engine has to name."""
-        return sum(map(len, self.own.values())) + 2 * len(self.own) + len(self.shared) + len(self.unseen)
+        judged = len(self.own) + len(self.unseen)
+        return sum(map(len, self.own.values())) + len(self.shared) + 2 * judged
 
     def judged_keys(self, coordinator: bytes) -> tuple[bytes, bytes]:
         """The heartbeat and the activity that decide about a coordinator."""
-        return keys.heartbeat(coordinator), keys.activity(coordinator)
+        heartbeat = keys.heartbeat(coordinator)
+        # twice the heartbeat says the same as the heartbeat without an activity
+        return heartbeat, heartbeat if coordinator in self.beat_alone else keys.activity(coordinator)
+
+    def guard_keys(self, unseen: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """The heartbeats and the activities that would show a sign of life of the unseen."""
+        beats, activities = zip(*map(self.judged_keys, unseen), strict=True) if unseen else ((), ())
+        return list(beats), list(activities)
 
     def doomed_keys(self, coordinator: bytes) -> list[bytes]:
         """The keys that go if the coordinator is stale, shared records apart."""
@@ -60,29 +70,34 @@ class Batch:
             unseen={id_ for id_ in self.unseen if id_ not in newcomers},
             partial=self.partial,
             orphaned=self.orphaned,
+            beat_alone=self.beat_alone,
         )
+
+    def owners_beside(self, others: Container[bytes]) -> set[bytes]:
+        """The coordinators of a key that one of the others may own too."""
+        owned = [(key, [id_]) for id_, own in self.own.items() for key in own]
+        both = [*owned, *self.shared.items()]
+        return {id_ for key, owners in both if _owned_by(key, others) for id_ in owners}
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
         """The batch in two, or None where records that are shared, or a lone coordinator, forbid it."""
         groups = list(_components(self.own, self.shared))
         if len(groups) < 2:
             return None
-        first, second = self._empty(), self._empty()
-        for position, members in enumerate(groups):
-            (first if position < len(groups) // 2 else second).merge(self._of(members))
-        return first, second
+        first = {id_ for group in groups[: len(groups) // 2] for id_ in group}
+        return self.of(first), self.of(self.own.keys() - first)
 
-    def _empty(self) -> "Batch":
-        return Batch(partial=self.partial, orphaned=self.orphaned)
-
-    def _of(self, members: list[bytes]) -> "Batch":
-        chosen = set(members)
+    def of(self, members: Container[bytes]) -> "Batch":
+        """The batch less the other coordinators, and less the records that any of them shares."""
         return Batch(
-            own={member: self.own[member] for member in members},
-            shared={key: owners for key, owners in self.shared.items() if owners[0] in chosen},
+            own={id_: own for id_, own in self.own.items() if id_ in members},
+            shared={
+                key: owners for key, owners in self.shared.items() if all(id_ in members for id_ in owners)
+            },
             unseen=self.unseen,
             partial=self.partial,
             orphaned=self.orphaned,
+            beat_alone=self.beat_alone,
         )
 
 
@@ -131,7 +146,7 @@ class Collector:
             group_size = 0
             for member in members:
                 group_size += 3 + len(self._own[member]) + len(by_owner.get(member, ()))
-                group_size += len(self._unseen.get(member, ()))
+                group_size += 2 * len(self._unseen.get(member, ()))
             if size and size + group_size > BATCH_KEYS:
                 yield batch
                 batch, size = Batch(orphaned=self._orphaned), 0
@@ -174,7 +189,7 @@ def _parts(group: Batch) -> Iterator[Batch]:
     for key, owners in [*group.shared.items(), *related]:
         unseen = {id_ for id_ in keys.possible_owners(key) if id_ not in group.own}
         # an upper bound, to not count the part anew with every key
-        cost = 1 + 2 * len(owners) + len(unseen)
+        cost = 1 + 2 * len(owners) + 2 * len(unseen)
         if size and size + cost > BATCH_KEYS:
             yield part
             part, size = Batch(partial=True, orphaned=group.orphaned), 0

@@ -24,7 +24,7 @@ SIGNAL = b"blocking:signal:"
 ACK = b"blocking:ack:"
 IDEMPOTENCY = b"blocking:idempotency:"
 
-LOCK = "blocking:cleanup:lock"
+LOCK = b"blocking:cleanup:lock"
 SIGHTINGS = b"blocking:cleanup:orphans"
 
 #: What SCAN looks for. One pass finds acks and idempotency records; the class also lets look-alikes

@@ -3,9 +3,7 @@
 import time
 import uuid
 
-from redis import Redis
-
-from cleanup_tasks.connection import connect, server_time_ms
+from cleanup_tasks import keys
 from cleanup_tasks.engines import Engine, ScriptingRefused
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
@@ -15,6 +13,7 @@ from cleanup_tasks.options import Options
 from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.settings import Settings
 from cleanup_tasks.sweep import Progress, Sweep, no_progress
+from cleanup_tasks.topology import Topology, connect
 
 #: Why a run that found the lock held did nothing.
 LOCKED = "another sweep is running"
@@ -79,23 +78,25 @@ class Run:
         open_log_file(self._settings.log_path)
         started = time.perf_counter()
         try:
-            with connect(self._settings.coordination_url) as client:
-                self._sweep(client, progress)
+            with connect(self._settings.coordination_url, self._settings.tls) as servers:
+                self._sweep(servers, progress)
         finally:
             self.report.add(self._earlier)
             self.report.finish(time.perf_counter() - started)
         log_report(self.report)
         return self.report
 
-    def _sweep(self, client: Redis, progress: Progress) -> None:
+    def _sweep(self, servers: Topology, progress: Progress) -> None:
         report = self.report
-        server_time_ms(client)
+        servers.reach()
         self.reached = True
-        engine: Engine = LuaEngine(client) if report.implementation == "lua" else PythonEngine(client)
+        engine = servers.engine(LuaEngine if report.implementation == "lua" else PythonEngine)
         if report.dry_run:
-            self._make_sweep(client, engine, progress).run()
+            if servers.is_replica():
+                logger.warning("Dry run on a replica: what it shows may lag behind its primary")
+            self._make_sweep(servers, engine, progress).run()
             return
-        with SweepLock(client, self._owner) as lock:
+        with SweepLock(servers.client_for(keys.LOCK), self._owner) as lock:
             if not lock.acquire():
                 report.skipped = LOCKED
                 return
@@ -104,11 +105,11 @@ class Run:
                 lock.renew()
                 progress(what, done, total)
 
-            self._make_sweep(client, engine, keep_lock).run()
+            self._make_sweep(servers, engine, keep_lock).run()
 
-    def _make_sweep(self, client: Redis, engine: Engine, progress: Progress) -> Sweep:
+    def _make_sweep(self, servers: Topology, engine: Engine, progress: Progress) -> Sweep:
         return Sweep(
-            client,
+            servers,
             engine,
             self.report,
             progress,

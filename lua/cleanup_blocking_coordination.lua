@@ -12,18 +12,19 @@
 --
 -- 1. With KEYS, as the tasks call it: judge the given coordinators and reap the stale ones.
 --    KEYS  per coordinator: heartbeat, activity, then its own related keys;
---          then heartbeats that must not exist (ids that may own a key here but had none so far);
+--          then the heartbeats, then the activities, of ids that may own a key here and had no heartbeat
+--          so far: if one has by now, or a fresh activity, nothing is done;
 --          then the shared records;
 --          last, for orphans only, the hash of their first sightings (id -> ms).
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
 --          3 keep heartbeat and activity, 0 or 1 (1: further parts of a large coordinator follow)
---          4 coordinators                    5 heartbeats that must not exist
+--          4 coordinators                    5 ids without heartbeat that may own a key
 --          6 orphans, 0 or 1 (1: the coordinators must have no heartbeat, and be noted long enough)
 --          then per coordinator the number of its own keys,
 --          then per shared record the numbers of its owners, as "1,2".
 --    Returns {verdicts, deleted, newcomers}: a verdict per coordinator and then per shared record, REAPED
---          or why it was kept; the number of keys deleted (in a dry run: that would go); and of the
---          heartbeats that must not exist the numbers of those that do: then nothing was done.
+--          or why it was kept; the number of keys deleted (in a dry run: that would go); and the numbers
+--          of the ids that have a heartbeat, or a fresh activity, after all: then nothing was done.
 --
 -- 2. Without KEYS, by hand: redis-cli --eval cleanup_blocking_coordination.lua , 600 1
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
@@ -163,6 +164,22 @@ end
 
 -- With KEYS: judge and reap what the caller found ---------------------------------------------------
 
+-- The numbers of those unseen ids, their heartbeats at KEYS[first], that gave a sign of life since.
+local function find_newcomers(first, unseen)
+  local newcomers = {}
+  if unseen == 0 then return newcomers end
+  local any_beats = redis.call('EXISTS', unpack(KEYS, first, first + unseen - 1)) > 0
+  local activities = redis.call('MGET', unpack(KEYS, first + unseen, first + 2 * unseen - 1))
+  for number = 1, unseen do
+    local worked = activities[number] and time_of(activities[number])
+    if (worked and not is_older(worked))
+      or (any_beats and redis.call('EXISTS', KEYS[first + number - 1]) == 1) then
+      newcomers[#newcomers + 1] = number
+    end
+  end
+  return newcomers
+end
+
 local function reap_given()
   local keep_heartbeats = ARGV[3] == '1'
   local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -178,13 +195,8 @@ local function reap_given()
   end
   firsts[coordinators + 1] = next_key
 
-  if unseen > 0 and redis.call('EXISTS', unpack(KEYS, next_key, next_key + unseen - 1)) > 0 then
-    local newcomers = {}
-    for number = 1, unseen do
-      if redis.call('EXISTS', KEYS[next_key + number - 1]) == 1 then newcomers[#newcomers + 1] = number end
-    end
-    return {{}, 0, newcomers}
-  end
+  local newcomers = find_newcomers(next_key, unseen)
+  if #newcomers > 0 then return {{}, 0, newcomers} end
 
   local values = values_of(judged)
   local notes = sightings and redis.call('HMGET', sightings, unpack(ids))
@@ -201,7 +213,7 @@ local function reap_given()
       end
     end
   end
-  local shared = next_key + unseen
+  local shared = next_key + 2 * unseen
   for position = 0, #ARGV - 7 - coordinators do
     local verdict = REAPED
     for owner in ARGV[7 + coordinators + position]:gmatch('%d+') do
@@ -267,7 +279,8 @@ local function json_text(id)
 end
 
 local function reap_found()
-  local cpu_started = os.clock()
+  local cpu = rawget(_G, 'os')
+  local cpu_started = cpu and cpu.clock()
   local size = redis.call('DBSIZE')
   if size > MAX_KEYS_BY_HAND then
     return redis.error_reply(('ERR %d keys are too many for one script (at most %d): use the command'
@@ -307,8 +320,10 @@ local function reap_found()
   end
 
   local deleted = reap(doomed)
-  -- Newer servers stop the clock while a script runs; processor time is as good, for nobody else ran.
-  local elapsed_ms = math.floor((os.clock() - cpu_started) * 1000 + 0.5)
+  local finish = redis.call('TIME')
+  local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock[2]) / 1000)
+  -- Newer servers stop that clock while a script runs; processor time is as good, for nobody else ran.
+  if cpu then elapsed_ms = math.max(elapsed_ms, math.floor((cpu.clock() - cpu_started) * 1000 + 0.5)) end
   return ('{"totalCoordinatorsChecked":%d,"staleCoordinatorsFound":%d,"keysDeleted":%d,"executionTimeMs":%d,'
     .. '"staleCoordinatorIds":[%s]}'):format(#ids, #stale_texts, deleted, elapsed_ms, table.concat(stale_texts, ','))
 end

@@ -11,6 +11,7 @@ from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import Engine, Outcome
 from cleanup_tasks.report import Report
+from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 
 THRESHOLD_S = 600
@@ -27,7 +28,7 @@ def sweep(
     """Sweep with an engine, and assert by the server's own counters that this engine ran."""
     calls_before = script_calls(client)
     report = Report(implementation=engine.name, dry_run=dry_run, stale_threshold_seconds=threshold_s)
-    Sweep(client, engine, report, orphans=orphans).run()
+    Sweep(SingleServer(client), engine, report, orphans=orphans).run()
     ran = script_calls(client) - calls_before
     if engine.name == "python":
         assert ran == 0
@@ -47,14 +48,18 @@ def heartbeat_value(client: Redis, age_ms: int) -> str:
     return json.dumps({"coordinatorId": "c", "timestamp": server_time_ms(client) - age_ms})
 
 
-def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> object:
-    """A heartbeat that is ``stale``, ``active`` or ``unreadable``."""
-    values = {
-        "stale": heartbeat_value(client, 700_000),
-        "active": heartbeat_value(client, 1_000),
+def heartbeat_values(now_ms: int) -> dict[str, str]:
+    """A heartbeat of each kind, at a server's time."""
+    return {
+        "stale": json.dumps({"coordinatorId": "c", "timestamp": now_ms - 700_000}),
+        "active": json.dumps({"coordinatorId": "c", "timestamp": now_ms - 1_000}),
         "unreadable": "not json",
     }
-    return client.set(keys.heartbeat(coordinator), values[kind])
+
+
+def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> object:
+    """A heartbeat that is ``stale``, ``active`` or ``unreadable``."""
+    return client.set(keys.heartbeat(coordinator), heartbeat_values(server_time_ms(client))[kind])
 
 
 def digest(client: Redis) -> bytes:

@@ -84,6 +84,7 @@ def test_staleness_is_the_engines_own_judgement(row: dict[str, Any], client: Red
     assert outcome.deleted == len(before) - len(all_keys(client))
 
 
+@pytest.mark.every_server
 @named(STALENESS["values"])
 def test_staleness_by_hand(row: dict[str, Any], client: Redis) -> None:
     write_row(client, row)
@@ -122,6 +123,7 @@ def test_ownership(row: dict[str, Any], client: Redis, engine: Engine) -> None:
     assert report.implementation == engine.name
 
 
+@pytest.mark.every_server
 @named(OWNERSHIP["cases"])
 def test_ownership_by_hand(row: dict[str, Any], client: Redis) -> None:
     before, doomed = write_ownership(client, row)

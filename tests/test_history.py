@@ -80,12 +80,21 @@ class Fleet:
 
     def sweep(self, orphans: str) -> None:
         before = all_keys(self.client)
+        stale = [
+            id_
+            for id_, alive_s in self.alive_s.items()
+            if keys.heartbeat(id_) in before and self.clock_s - alive_s > THRESHOLD_S
+        ]
+        visible = [id_ for id_ in IDS if {keys.heartbeat(id_), keys.activity(id_)} & before]
         report = sweep(self.client, self.engine, orphans=orphans)
         gone = before - all_keys(self.client) - {keys.SIGHTINGS}
         assert report.keys_deleted == len(gone)
         for key in gone:
+            shared_with_stale = any(may_own(id_, key) for id_ in stale)
             for id_, alive_s in self.alive_s.items():
-                assert self.clock_s - alive_s > THRESHOLD_S or not self.belongs(key, id_), (key, id_)
+                # Beside a stale owner, one without any sign of life in sight is nobody.
+                alive = self.clock_s - alive_s <= THRESHOLD_S and (id_ in visible or not shared_with_stale)
+                assert not (alive and self.belongs(key, id_)), (key, id_)
         if orphans != "reap":
             # What only reaping may take is that of somebody with a (stale) heartbeat.
             beating = [keys.coordinator_of(key) for key in before if key.startswith(keys.HEARTBEAT)]

@@ -8,11 +8,13 @@ from redis import Redis
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import BATCH_KEYS, WHOLE_KEYS, Batch, Collector
+from cleanup_tasks.connection import SCAN_COUNT, server_time_ms
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.report import Report
-from cleanup_tasks.sweep import SCAN_COUNT, Sweep
+from cleanup_tasks.single import SingleServer
+from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
 from tests.sweeping import THRESHOLD_S, Before, all_keys, digest, sweep, write_heartbeat
 
@@ -70,6 +72,20 @@ def test_a_coordinator_that_starts_in_between_loses_nothing(
     assert report.complete
 
 
+@pytest.mark.parametrize(("age_ms", "stays"), [(0, True), (700_000, False)], ids=["fresh", "old"])
+def test_whoever_works_without_a_heartbeat_keeps_its_records(
+    client: Redis, engine: Engine, age_ms: int, stays: bool
+) -> None:
+    # Given a message between a stale coordinator and one that has an activity and no heartbeat (yet)
+    write_stale(client, b"a")
+    client.set(keys.activity(b"x"), server_time_ms(client) - age_ms)
+    client.set("blocking:idempotency:a:x:done:1:2", "1")
+    report = sweep(client, engine)
+    assert client.exists("blocking:idempotency:a:x:done:1:2") == stays
+    assert report.keys_deleted == KEYS_EACH + (not stays)
+    assert not client.exists(keys.heartbeat(b"a"))
+
+
 def test_a_dry_run_chooses_like_the_real_run_and_writes_nothing(client: Redis, engine: Engine) -> None:
     write_acceptance_data(client, total=500, active=5)
     write_heartbeat(client, b"u", "unreadable")
@@ -93,7 +109,7 @@ def test_nothing_stale_sends_no_scan_for_related_keys(client: Redis, engine: Eng
     # SCAN goes through the hash table's buckets: at most twice as many as there are keys, or so.
     assert sent["cmdstat_scan"] <= 3 * 2_000 * KEYS_EACH // SCAN_COUNT
     ours = {name.removeprefix("cmdstat_") for name in sent}
-    assert ours - {"info", "config|resetstat"} == {"scan", "mget", "time"}
+    assert ours - {"info", "config|resetstat", "config"} == {"scan", "mget", "time"}
 
 
 def test_keys_of_any_type_go(client: Redis, engine: Engine) -> None:
@@ -228,7 +244,7 @@ def test_a_sweep_that_breaks_off_says_what_it_did(client: Redis, engine: Engine)
 
     report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
     with pytest.raises(ConnectionResetError):
-        Sweep(client, Before(engine, break_off), report).run()
+        Sweep(SingleServer(client), Before(engine, break_off), report).run()
     assert client.dbsize() == 1_000 * KEYS_EACH - report.keys_deleted
     assert report.keys_deleted > 0
     assert not report.complete

@@ -1,18 +1,17 @@
 """The Python engine: the same step without scripting, by WATCH, MULTI and EXEC."""
 
+from itertools import compress
 from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ConnectionError, TimeoutError, WatchError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError, WatchError
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, UNRIPE, Outcome
-from cleanup_tasks.staleness import State, is_orphan_ripe, judge
-
-VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
+from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNRIPE, VERDICTS, Outcome, ScriptingRefused
+from cleanup_tasks.staleness import State, is_orphan_ripe, judge, judge_value
 
 
 class PythonEngine:
@@ -35,14 +34,31 @@ class PythonEngine:
                 raise error.__context__ from None
             return Outcome(contended=True)
 
+    def reap_each(
+        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
+    ) -> list[Outcome | RedisError | ScriptingRefused]:
+        """See `NodeEngine.reap_each`; with a lost connection no further batch is tried."""
+        answers: list[Outcome | RedisError | ScriptingRefused] = []
+        for batch in batches:
+            try:
+                answers.append(self.reap(batch, threshold_s, dry_run=dry_run))
+            except RedisError as error:
+                answers.append(error)
+                if not isinstance(error, ResponseError):
+                    break
+        return answers + [answers[-1]] * (len(batches) - len(answers))
+
     def _attempt(self, batch: Batch, threshold_s: int, dry_run: bool) -> Outcome:
-        unseen = {keys.heartbeat(coordinator): coordinator for coordinator in batch.unseen}
+        unseen = list(batch.unseen)
+        beats, activities = batch.guard_keys(unseen)
         judged = [key for pair in map(batch.judged_keys, batch.own) for key in pair]
         notes = [keys.SIGHTINGS] if batch.orphaned else []
         with self._client.pipeline() as pipe:
-            pipe.watch(*judged, *unseen, *notes)  # type: ignore[no-untyped-call]
-            if unseen and pipe.exists(*unseen):
-                return Outcome(newcomers=frozenset(id_ for key, id_ in unseen.items() if pipe.exists(key)))
+            pipe.watch(*judged, *beats, *activities, *notes)  # type: ignore[no-untyped-call]
+            if unseen:
+                newcomers = self._newcomers(pipe, beats, activities, threshold_s)
+                if any(newcomers):
+                    return Outcome(newcomers=frozenset(compress(unseen, newcomers)))
             judge_all = self._judge_orphans if batch.orphaned else self._judge
             verdicts = dict(zip(batch.own, judge_all(pipe, judged, threshold_s), strict=True))
             shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
@@ -58,6 +74,18 @@ class PythonEngine:
                     pipe.hdel(keys.SIGHTINGS, *reaped)
                 deleted = pipe.execute()[0]
         return Outcome(list(verdicts.values()), shared, deleted)
+
+    def _newcomers(
+        self, pipe: Pipeline, beats: list[bytes], activities: list[bytes], threshold_s: int
+    ) -> list[bool]:
+        """Who of those that had no heartbeat has one now, or a fresh activity."""
+        any_beats = pipe.exists(*beats)
+        values = cast(list[bytes | None], pipe.mget(activities))
+        now_ms = server_time_ms(pipe) if any(values) else 0
+        return [
+            judge_value(value, now_ms, threshold_s) is State.ACTIVE or bool(any_beats and pipe.exists(beat))
+            for beat, value in zip(beats, values, strict=True)
+        ]
 
     def _judge(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
         """A verdict per heartbeat and activity; every key that is read here is watched."""
