@@ -27,10 +27,6 @@ if not os.environ.get("FLOWER_BASIC_AUTH"):
 _FIELD = re.compile(r"""'(\w+)': (None|True|False|[\d.]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 
-#: Arguments as they are when nobody gave any, which the fallback is given all the same.
-_DEFAULT_ARGUMENTS = {"dry_run": "False", "stale_threshold_seconds": "None"}
-
-
 def format_task(task: Any) -> Any:
     """Have the tasks page show what a run did instead of its metrics dict, and why one failed.
 
@@ -38,8 +34,9 @@ def format_task(task: Any) -> Any:
     """
     if not (task.name or "").startswith("cleanup_tasks.cleanup"):
         return task
-    given = dict(_FIELD.findall(task.kwargs or ""))
-    task.kwargs = ", ".join(f"{k}={v}" for k, v in given.items() if v != _DEFAULT_ARGUMENTS.get(k))
+    # the fallback is given every argument, also those that nobody gave
+    given = [f"{name}={value}" for name, value in _FIELD.findall(task.kwargs or "")]
+    task.kwargs = ", ".join(argument for argument in given if not argument.endswith(("=None", "=False")))
     if task.state == "FAILURE":
         lines = (task.traceback or task.exception or "").strip().splitlines()
         # without the module: redis.exceptions.AuthenticationError: ...
@@ -66,6 +63,8 @@ def _in_words(fields: dict[str, Any]) -> str:
     ]
     if fields.get("unreadableHeartbeats"):
         words.append(f"{fields['unreadableHeartbeats']:,} unreadable")
+    if fields.get("orphanedCoordinatorsFound"):
+        words.append(f"{fields['orphanedCoordinatorsFound']:,} orphans")
     if fields.get("cleanupErrors"):
         words.append(f"{fields['cleanupErrors']:,} errors")
     if fields.get("fallbackReason"):

@@ -1,13 +1,13 @@
 """Groups the keys of stale coordinators into batches that an engine can reap in one atomic step."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 from cleanup_tasks import keys
 
-#: Keys in an ordinary batch: about 2 ms of the server's time.
-BATCH_KEYS = 1_000
+#: Keys in an ordinary batch: 1 to 2 ms of the server's time.
+BATCH_KEYS = 600
 #: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
 #: most about 5 ms; a larger one goes in parts, heartbeats last.
 WHOLE_KEYS = 5_000
@@ -22,19 +22,31 @@ class Batch:
     #: record -> its owners, all of them in `own`; it goes only if every one of them is stale.
     shared: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: Ids that may own one of these keys and had no heartbeat when the sweep looked. If one has a
-    #: heartbeat by now, nothing of the batch is touched.
+    #: heartbeat by now, or a fresh activity, nothing of the batch is touched.
     unseen: set[bytes] = field(default_factory=set)
     #: Heartbeats and activities stay: this is a part of a large coordinator, and more follow.
     partial: bool = False
+    #: The coordinators have no heartbeat, and must have none.
+    orphaned: bool = False
+    #: Ids to judge by the heartbeat alone, for their activity is in another slot of a cluster.
+    beat_alone: set[bytes] = field(default_factory=set)
 
     @property
     def size(self) -> int:
         """Number of keys that an engine has to name."""
-        return sum(map(len, self.own.values())) + 2 * len(self.own) + len(self.shared) + len(self.unseen)
+        judged = len(self.own) + len(self.unseen)
+        return sum(map(len, self.own.values())) + len(self.shared) + 2 * judged
 
     def judged_keys(self, coordinator: bytes) -> tuple[bytes, bytes]:
         """The heartbeat and the activity that decide about a coordinator."""
-        return keys.heartbeat(coordinator), keys.activity(coordinator)
+        heartbeat = keys.heartbeat(coordinator)
+        # twice the heartbeat says the same as the heartbeat without an activity
+        return heartbeat, heartbeat if coordinator in self.beat_alone else keys.activity(coordinator)
+
+    def guard_keys(self, unseen: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """The heartbeats and the activities that would show a sign of life of the unseen."""
+        beats, activities = zip(*map(self.judged_keys, unseen), strict=True) if unseen else ((), ())
+        return list(beats), list(activities)
 
     def doomed_keys(self, coordinator: bytes) -> list[bytes]:
         """The keys that go if the coordinator is stale, shared records apart."""
@@ -57,25 +69,35 @@ class Batch:
             shared={key: owners for key, owners in self.shared.items() if not _owned_by(key, newcomers)},
             unseen={id_ for id_ in self.unseen if id_ not in newcomers},
             partial=self.partial,
+            orphaned=self.orphaned,
+            beat_alone=self.beat_alone,
         )
+
+    def owners_beside(self, others: Container[bytes]) -> set[bytes]:
+        """The coordinators of a key that one of the others may own too."""
+        owned = [(key, [id_]) for id_, own in self.own.items() for key in own]
+        both = [*owned, *self.shared.items()]
+        return {id_ for key, owners in both if _owned_by(key, others) for id_ in owners}
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
         """The batch in two, or None where records that are shared, or a lone coordinator, forbid it."""
         groups = list(_components(self.own, self.shared))
         if len(groups) < 2:
             return None
-        first, second = Batch(partial=self.partial), Batch(partial=self.partial)
-        for position, members in enumerate(groups):
-            (first if position < len(groups) // 2 else second).merge(self._of(members))
-        return first, second
+        first = {id_ for group in groups[: len(groups) // 2] for id_ in group}
+        return self.of(first), self.of(self.own.keys() - first)
 
-    def _of(self, members: list[bytes]) -> "Batch":
-        chosen = set(members)
+    def of(self, members: Container[bytes]) -> "Batch":
+        """The batch less the other coordinators, and less the records that any of them shares."""
         return Batch(
-            own={member: self.own[member] for member in members},
-            shared={key: owners for key, owners in self.shared.items() if owners[0] in chosen},
+            own={id_: own for id_, own in self.own.items() if id_ in members},
+            shared={
+                key: owners for key, owners in self.shared.items() if all(id_ in members for id_ in owners)
+            },
             unseen=self.unseen,
             partial=self.partial,
+            orphaned=self.orphaned,
+            beat_alone=self.beat_alone,
         )
 
 
@@ -86,8 +108,9 @@ def _owned_by(key: bytes, ids: Container[bytes]) -> bool:
 class Collector:
     """Sorts the related keys that a scan finds to the stale coordinators that own them."""
 
-    def __init__(self, stale: Iterable[bytes], kept: Container[bytes]) -> None:
-        """`stale`: ids to reap; `kept`: ids that are active or unreadable, whose keys nobody takes."""
+    def __init__(self, stale: Iterable[bytes], kept: Set[bytes], *, orphaned: bool = False) -> None:
+        """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes."""
+        self._orphaned = orphaned
         self._own: dict[bytes, set[bytes]] = {coordinator: set() for coordinator in stale}
         self._kept = kept
         self._shared: dict[bytes, list[bytes]] = {}
@@ -98,8 +121,13 @@ class Collector:
         stale, kept = self._own, self._kept
         for key in page:
             candidates = keys.possible_owners(key)
+            if len(candidates) == 1:  # nearly all acks
+                own = stale.get(candidates[0])
+                if own is not None:
+                    own.add(key)
+                continue
             owners = [id_ for id_ in candidates if id_ in stale]
-            if not owners or any(id_ in kept for id_ in candidates):
+            if not owners or not kept.isdisjoint(candidates):
                 continue
             if len(owners) == 1:
                 stale[owners[0]].add(key)
@@ -113,22 +141,23 @@ class Collector:
         by_owner: dict[bytes, list[bytes]] = defaultdict(list)
         for key, owners in self._shared.items():
             by_owner[owners[0]].append(key)
-        batch, size = Batch(), 0
+        batch, size = Batch(orphaned=self._orphaned), 0
         for members in _components(self._own, self._shared):
-            group = Batch()
+            group_size = 0
             for member in members:
-                group.own[member] = [keys.signal(member), *self._own[member]]
-                group.shared.update((key, self._shared[key]) for key in by_owner.get(member, ()))
-                group.unseen |= self._unseen.get(member, set())
-            group_size = group.size
-            if group_size > WHOLE_KEYS:
-                yield from _parts(group)
-                continue
+                group_size += 3 + len(self._own[member]) + len(by_owner.get(member, ()))
+                group_size += 2 * len(self._unseen.get(member, ()))
             if size and size + group_size > BATCH_KEYS:
                 yield batch
-                batch, size = Batch(), 0
-            batch.merge(group)
+                batch, size = Batch(orphaned=self._orphaned), 0
+            for member in members:
+                batch.own[member] = [keys.signal(member), *self._own[member]]
+                batch.shared.update((key, self._shared[key]) for key in by_owner.get(member, ()))
+                batch.unseen.update(self._unseen.get(member, ()))
             size += group_size
+            if group_size > WHOLE_KEYS:
+                yield from _parts(batch)
+                batch, size = Batch(orphaned=self._orphaned), 0
         if batch.own:
             yield batch
 
@@ -155,15 +184,15 @@ def _components(own: Iterable[bytes], shared: dict[bytes, list[bytes]]) -> Itera
 
 def _parts(group: Batch) -> Iterator[Batch]:
     """A group that is too large for one step: related keys first, heartbeats and activities last."""
-    part, size = Batch(partial=True), 0
+    part, size = Batch(partial=True, orphaned=group.orphaned), 0
     related = [(key, [owner]) for owner, own in group.own.items() for key in own]
     for key, owners in [*group.shared.items(), *related]:
         unseen = {id_ for id_ in keys.possible_owners(key) if id_ not in group.own}
         # an upper bound, to not count the part anew with every key
-        cost = 1 + 2 * len(owners) + len(unseen)
+        cost = 1 + 2 * len(owners) + 2 * len(unseen)
         if size and size + cost > BATCH_KEYS:
             yield part
-            part, size = Batch(partial=True), 0
+            part, size = Batch(partial=True, orphaned=group.orphaned), 0
         size += cost
         for owner in owners:
             part.own.setdefault(owner, [])
@@ -176,4 +205,5 @@ def _parts(group: Batch) -> Iterator[Batch]:
         yield part
     members = list(group.own)
     for start in range(0, len(members), BATCH_KEYS // 2):
-        yield Batch(own={member: [] for member in members[start : start + BATCH_KEYS // 2]})
+        last = members[start : start + BATCH_KEYS // 2]
+        yield Batch(own={member: [] for member in last}, orphaned=group.orphaned)

@@ -38,6 +38,11 @@ INTERRUPTED = 130
     metavar="SECONDS",
     help="Silence after which a coordinator counts as dead  [default: 600]",
 )
+@click.option(
+    "--orphans",
+    type=click.Choice(["off", "report", "reap"]),
+    help="What to do about coordinators without a heartbeat.  [default: report]",
+)
 @click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
@@ -53,6 +58,7 @@ def main(
     dry_run: bool,
     fallback: bool,
     stale_threshold: int | None,
+    orphans: str | None,
     redis_url: str | None,
     as_json: bool,
     metrics_file: Path | None,
@@ -67,7 +73,7 @@ def main(
         settings = load_settings(**({"coordination_redis_url": SecretStr(redis_url)} if redis_url else {}))
     except InvalidSettings as error:
         raise click.UsageError(str(error)) from None
-    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold)
+    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
     _log_to_terminal(as_json, verbose)
     run = Run(
         settings,
@@ -113,7 +119,7 @@ def _sweep(run: Run) -> int:
             run.end("failed")
             return NO_CONNECTION
         logger.error("Cleanup failed: %s", error)
-        run.report.cleanup_errors += 1
+        run.report.cleanup_errors = max(1, run.report.cleanup_errors)
         log_report(run.report)
         run.end("failed")
         return ERRORS

@@ -1,32 +1,103 @@
-"""The client of the coordination Redis, configured so that all redis-py versions behave alike."""
+"""Clients of the coordination Redis, configured so that all redis-py versions behave alike."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from cleanup_tasks.address import Address
 
 #: Seconds until a connection, or an answer, counts as lost. No call we send takes longer than ms.
 TIMEOUT_S = 5.0
 
 CLIENT_NAME = "cleanup-blocking-coordination"
 
+#: Keys that one SCAN call looks at: about 1 ms of the server's time.
+SCAN_COUNT = 5_000
 
-def connect(url: str) -> Redis:
-    """A client for a URL (see `settings.REDIS_SCHEMES`); it connects with the first command.
+#: No CLIENT SETINFO, which the smallest ACL user may not send; the option's name depends on the version.
+_NO_LIBRARY_INFO: dict[str, Any] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(Redis).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How TLS is verified: PEM files, and whether at all."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    verify: bool = True
+
+
+def client_of(address: Address, host: str, port: int, tls: Tls | None = None) -> Redis:
+    """A client for one server of an address; it connects with the first command.
 
     It never repeats a command on its own: a deletion whose answer is lost must not be sent again and
-    then report "0 deleted". Make it after a fork, use it as a context manager.
+    then report "0 deleted".
     """
-    return Redis.from_url(
-        url,
-        client_name=CLIENT_NAME,
-        socket_connect_timeout=TIMEOUT_S,
-        socket_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        protocol=2,
-        decode_responses=False,
-        health_check_interval=0,
+    if address.socket:
+        return Redis(unix_socket_path=address.socket, **_login(address), **_behaviour())
+    return Redis(host=host, port=port, **_login(address), **_transport(address, tls), **_behaviour())
+
+
+def primary_of(address: Address, tls: Tls | None = None) -> Redis:
+    """A client for whatever server the sentinels of an address call the primary of its service.
+
+    A new connection asks them anew; an answer of a server that has become a replica drops all
+    connections. The login is the server's, not the sentinels'.
+    """
+    transport = _transport(address, tls)
+    sentinel = Sentinel(address.hosts, sentinel_kwargs={**transport, **_behaviour()})  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(  # type: ignore[no-untyped-call]
+        address.service, **_login(address), **transport, **_behaviour()
     )
+    return cast(Redis, client)
+
+
+def _behaviour() -> dict[str, Any]:
+    return {
+        "client_name": CLIENT_NAME,
+        "socket_connect_timeout": TIMEOUT_S,
+        "socket_timeout": TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "protocol": 2,
+        "decode_responses": False,
+        "health_check_interval": 0,
+        **_NO_LIBRARY_INFO,
+    }
+
+
+def _login(address: Address) -> dict[str, Any]:
+    return {"db": address.database, "username": address.username, "password": address.password}
+
+
+def _transport(address: Address, tls: Tls | None) -> dict[str, Any]:
+    if not address.tls:
+        return {}
+    tls = tls or Tls()
+    return {
+        "ssl": True,
+        "ssl_ca_certs": tls.ca_file and str(tls.ca_file),
+        "ssl_certfile": tls.cert_file and str(tls.cert_file),
+        "ssl_keyfile": tls.key_file and str(tls.key_file),
+        "ssl_cert_reqs": "required" if tls.verify else "none",
+        "ssl_check_hostname": tls.verify,
+    }
+
+
+def scan_page(client: Redis, cursor: int, pattern: bytes) -> tuple[int, list[bytes]]:
+    """One SCAN call: the next cursor, and the keys that match."""
+    return cast(tuple[int, list[bytes]], client.scan(cursor, match=pattern, count=SCAN_COUNT))
 
 
 def server_time_ms(client: Redis) -> int:

@@ -1,42 +1,33 @@
 """Which failure is which: whether to try again, and whom to tell."""
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from cleanup_tasks.engines import ScriptingRefused
 
-#: Error codes of a server that can't answer just now; the same call may work later.
-TROUBLE_CODES = frozenset(
-    {
-        "ASK",
-        "BUSY",
-        "CLUSTERDOWN",
-        "LOADING",
-        "MASTERDOWN",
-        "MISCONF",
-        "MOVED",
-        "NOREPLICAS",
-        "OOM",
-        "READONLY",
-        "TRYAGAIN",
-    }
-)
-
-
-def code_of(error: ResponseError) -> str:
-    """The first word of the server's answer, such as ``READONLY``; redis-py cuts it off the text."""
-    return str(getattr(error, "status_code", None) or str(error).split(" ", 1)[0])
+#: A server that can't answer just now; the same call may work later. MOVED is an ASK, and MASTERDOWN a
+#: CLUSTERDOWN; LOADING is a ConnectionError.
+TROUBLE = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+#: The same, where redis-py has no class: by the first word of the answer.
+TROUBLE_CODES = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
 
 
 def is_server_trouble(error: Exception) -> bool:
     """Whether an error answer is about the server's state, not about what was asked."""
-    return isinstance(error, ResponseError) and code_of(error) in TROUBLE_CODES
+    if not isinstance(error, ResponseError):
+        return False
+    return isinstance(error, TROUBLE) or str(error).split(" ", 1)[0] in TROUBLE_CODES
 
 
 def is_transient(error: Exception) -> bool:

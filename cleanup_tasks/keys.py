@@ -9,11 +9,14 @@ key                                       what it is                            
 ``blocking:ack:<id>:<signal>``            its answer to a signal                            string
 ``blocking:idempotency:<message>``        a message that was handled; names its parties     string
 ``blocking:cleanup:lock``                 ours: who sweeps now                              string, TTL
+``blocking:cleanup:orphans``              ours: orphaned id -> ms when first seen           hash, TTL
 ========================================  ================================================  ==============
 
 Ids are bytes and may hold anything, colons and glob characters too. They are compared whole and are
 never made into a pattern.
 """
+
+import re
 
 HEARTBEAT = b"blocking:heartbeat:"
 ACTIVITY = b"coordinator:activity:"
@@ -21,12 +24,17 @@ SIGNAL = b"blocking:signal:"
 ACK = b"blocking:ack:"
 IDEMPOTENCY = b"blocking:idempotency:"
 
-LOCK = "blocking:cleanup:lock"
+LOCK = b"blocking:cleanup:lock"
+SIGHTINGS = b"blocking:cleanup:orphans"
 
 #: What SCAN looks for. One pass finds acks and idempotency records; the class also lets look-alikes
 #: through (``blocking:acks:``), which `possible_owners` turns away.
 HEARTBEAT_PATTERN = HEARTBEAT + b"*"
 RELATED_PATTERN = b"blocking:[ai]*"
+#: The same, with all keys that name a coordinator though its heartbeat is gone.
+ORPHAN_PATTERNS = (b"blocking:[ais]*", ACTIVITY + b"*")
+
+_MESSAGE = re.compile(rb"([^:]+):([^:]+):[^:]+:\d+:\d+")
 
 #: A name with more colon-separated segments than this has more possible owners than is worth asking
 #: about (they grow with the square); nobody's death proves such a key dead, so it stays.
@@ -74,6 +82,24 @@ def possible_owners(key: bytes) -> list[bytes]:
         ends = range(1, len(segments) + 1)
         return list({b":".join(segments[start:end]) for end in ends for start in range(end)})
     return []
+
+
+def named(key: bytes) -> tuple[bytes, ...]:
+    """The ids that a key names when nobody with a heartbeat may own it.
+
+    A signal or activity names its whole rest, an ack the part before the first colon, an idempotency
+    record of the shape ``<sender>:<receiver>:<type>:<iteration>:<ms>`` both parties, any other nobody.
+    """
+    if key.startswith(SIGNAL):
+        return (key[len(SIGNAL) :],)
+    if key.startswith(ACTIVITY):
+        return (key[len(ACTIVITY) :],)
+    if key.startswith(ACK):
+        return (key[len(ACK) :].split(b":", 1)[0],) if key.count(b":") > 2 else ()
+    if key.startswith(IDEMPOTENCY):
+        message = _MESSAGE.fullmatch(key, len(IDEMPOTENCY))
+        return tuple(dict.fromkeys(message.groups())) if message else ()
+    return ()
 
 
 def text(coordinator: bytes) -> str:

@@ -49,7 +49,13 @@ class SweepLock:
         """Keep the lock, if a third of its life has passed; call it often."""
         if self._held and time.monotonic() - self._renewed_at > self._renew_s:
             self._renewed_at = time.monotonic()
-            self._held = self._if_owned(renew=True)
+            try:
+                self._held = self._if_owned(renew=True)
+            except RedisError as error:
+                # Of a cluster this may be the one primary that is lost; the sweep goes on elsewhere.
+                logger.warning("Sweep lock can't be renewed, going on without: %s", error)
+                self._held = False
+                return
             if not self._held:
                 logger.warning("Sweep lock lost; another sweep may run beside this one (harmless)")
 

@@ -89,7 +89,7 @@ def log_report(report: Report) -> None:
     if report.skipped:
         logger.info("Cleanup skipped: %s", report.skipped)
         return
-    if report.complete and not report.total_coordinators_checked:
+    if report.complete and not report.total_coordinators_checked and not report.orphaned_coordinators_found:
         logger.info("No coordinator heartbeats found")
         logger.info("Cleanup complete (nothing to do)")
         return
@@ -102,6 +102,8 @@ def log_report(report: Report) -> None:
     logger.info("  Unreadable heartbeats: %d", report.unreadable_heartbeats)
     logger.info("  Stale coordinators found: %d", report.stale_coordinators_found)
     logger.info("  Revived coordinators: %d", report.revived_coordinators)
+    logger.info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
+    logger.info("  Orphaned coordinators reaped: %d", report.orphaned_coordinators_reaped)
     logger.info("  Keys deleted: %d", report.keys_deleted)
     logger.info("  Cleanup errors: %d", report.cleanup_errors)
     logger.info("  Execution time: %dms", report.execution_time_ms)
@@ -125,6 +127,8 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
         "stale": report.stale_coordinators_found,
         "revived": report.revived_coordinators,
         "unreadable": report.unreadable_heartbeats,
+        "orphans": report.orphaned_coordinators_found,
+        "orphans_reaped": report.orphaned_coordinators_reaped,
         "keys_deleted": report.keys_deleted,
         "errors": report.cleanup_errors,
         "duration_ms": report.execution_time_ms,

@@ -42,6 +42,10 @@ FIGURES = {
     "reaped": ("cleanup_coordinators_reaped", "Stale coordinators whose heartbeat was removed."),
     "revived_coordinators": ("cleanup_coordinators_revived", "Stale when found, alive when judged: kept."),
     "unreadable_heartbeats": ("cleanup_coordinators_unreadable", "Heartbeats without a readable time: kept."),
+    "orphaned_coordinators_reaped": (
+        "cleanup_orphans_reaped",
+        "Coordinators without a heartbeat whose other keys were removed.",
+    ),
     "keys_deleted": ("cleanup_keys_deleted", "Keys that Redis said it deleted."),
     "cleanup_errors": ("cleanup_errors", "Steps of which the end is not known, or that were given up."),
 }
@@ -97,6 +101,11 @@ class Metrics(Collector):
             "Stale coordinators that the last sweep found.",
             registry=None,
         )
+        self.last_orphaned = Gauge(
+            "cleanup_last_sweep_orphaned_coordinators",
+            "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
+            registry=None,
+        )
         self.interval = Gauge(
             "cleanup_interval_seconds", "How often the cleanup is meant to run.", registry=None
         )
@@ -121,14 +130,17 @@ class Metrics(Collector):
         *,
         duration_s: float | None = None,
         stale: int | None = None,
+        orphaned: int | None = None,
         fallback_reason: str | None = None,
     ) -> None:
-        """Count a sweep that ended, with the stale coordinators it found unless it was a dry run."""
+        """Count a sweep that ended, with the stale and the orphans it found unless it was a dry run."""
         self.sweeps.labels(outcome, engine).inc()
         if duration_s is not None:
             self.duration.labels(engine).observe(duration_s)
         if stale is not None:
             self.last_stale.set(stale)
+        if orphaned is not None:
+            self.last_orphaned.set(orphaned)
         if fallback_reason is not None:
             self.fallbacks.labels(reason_label(fallback_reason)).inc()
         if outcome == "success":
@@ -143,6 +155,7 @@ class Metrics(Collector):
             self.duration,
             self.last_success,
             self.last_stale,
+            self.last_orphaned,
             self.interval,
         )
         for metric in metrics:
@@ -172,7 +185,7 @@ class Metrics(Collector):
         for sample in (sample for family in families for sample in family.samples):
             if math.isfinite(sample.value):
                 self._earlier[_series(sample)] = sample.value
-        for gauge in (self.last_success, self.last_stale):
+        for gauge in (self.last_success, self.last_stale, self.last_orphaned):
             for family in gauge.collect():
                 gauge.set(self._earlier.get((family.name, frozenset()), 0))
 

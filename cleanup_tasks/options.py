@@ -1,6 +1,6 @@
 """The arguments of one run, checked before anything is touched."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,9 @@ class Options(BaseModel):
             le=999_999_999,
             description="a whole number of seconds, 0 to 999999999, or None",
         ),
+    ] = None
+    orphans: Annotated[
+        Literal["off", "report", "reap"] | None, Field(description="off, report, reap, or None")
     ] = None
 
 

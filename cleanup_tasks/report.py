@@ -16,6 +16,8 @@ class Earlier:
     reaped: int = 0
     keys_deleted: int = 0
     cleanup_errors: int = 0
+    orphaned_coordinators_reaped: int = 0
+    orphan_keys_deleted: int = 0
 
 
 class Report(BaseModel):
@@ -49,6 +51,11 @@ class Report(BaseModel):
     complete: bool = False
     #: Why nothing was done, or None.
     skipped: str | None = None
+    #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
+    orphaned_coordinators_found: int = 0
+    orphaned_coordinators_reaped: int = 0
+    #: Part of `keys_deleted`.
+    orphan_keys_deleted: int = 0
     stale_coordinator_ids: list[bytes] = Field(default_factory=list)
     stale_coordinator_ids_omitted: int = 0
 
@@ -60,7 +67,13 @@ class Report(BaseModel):
         """What the next attempt of the same run has to add; a dry run leaves all of it to be found again."""
         if self.dry_run:
             return Earlier()
-        return Earlier(self.reaped, self.keys_deleted, self.cleanup_errors)
+        return Earlier(
+            self.reaped,
+            self.keys_deleted,
+            self.cleanup_errors,
+            self.orphaned_coordinators_reaped,
+            self.orphan_keys_deleted,
+        )
 
     def add(self, earlier: Earlier) -> None:
         """Count what earlier attempts did, so that the report speaks of the whole run."""
@@ -70,6 +83,9 @@ class Report(BaseModel):
         self.stale_coordinator_ids_omitted += earlier.reaped
         self.keys_deleted += earlier.keys_deleted
         self.cleanup_errors += earlier.cleanup_errors
+        self.orphaned_coordinators_found += earlier.orphaned_coordinators_reaped
+        self.orphaned_coordinators_reaped += earlier.orphaned_coordinators_reaped
+        self.orphan_keys_deleted += earlier.orphan_keys_deleted
         self.complete = self.complete and not self.cleanup_errors
 
     def finish(self, elapsed_s: float) -> None:

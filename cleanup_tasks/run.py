@@ -3,9 +3,7 @@
 import time
 import uuid
 
-from redis import Redis
-
-from cleanup_tasks.connection import connect, server_time_ms
+from cleanup_tasks import keys
 from cleanup_tasks.endpoint import RELAY
 from cleanup_tasks.engines import Engine, ScriptingRefused
 from cleanup_tasks.engines.lua import LuaEngine
@@ -17,6 +15,7 @@ from cleanup_tasks.options import Options
 from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.settings import Settings
 from cleanup_tasks.sweep import Progress, Sweep, no_progress
+from cleanup_tasks.topology import Topology, connect
 
 #: Why a run that found the lock held did nothing.
 LOCKED = "another sweep is running"
@@ -84,8 +83,8 @@ class Run:
         open_log_file(self._settings.log_path)
         started = time.perf_counter()
         try:
-            with connect(self._settings.coordination_url) as client:
-                self._sweep(client, progress)
+            with connect(self._settings.coordination_url, self._settings.tls) as servers:
+                self._sweep(servers, progress)
         finally:
             self._count()
             self.report.add(self._earlier)
@@ -100,12 +99,14 @@ class Run:
             log_report(report)
         log_summary(report, outcome, self._settings.cleanup_log_format)
         came_to_an_end = outcome in ("success", "incomplete", "dry_run")
+        cleaned = outcome in ("success", "incomplete")
         RELAY.call(
             "end",
             outcome,
             report.implementation,
             duration_s=report.execution_time_ms / 1000 if came_to_an_end else None,
-            stale=report.stale_coordinators_found if outcome in ("success", "incomplete") else None,
+            stale=report.stale_coordinators_found if cleaned else None,
+            orphaned=report.orphaned_coordinators_found if cleaned else None,
             fallback_reason=report.fallback_reason if came_to_an_end else None,
         )
 
@@ -119,15 +120,17 @@ class Run:
             RELAY.call("grow", **{field: amount for field, amount in grown.items() if amount})
         self._counted = figures
 
-    def _sweep(self, client: Redis, progress: Progress) -> None:
+    def _sweep(self, servers: Topology, progress: Progress) -> None:
         report = self.report
-        server_time_ms(client)
+        servers.reach()
         self.reached = True
-        engine: Engine = LuaEngine(client) if report.implementation == "lua" else PythonEngine(client)
+        engine = servers.engine(LuaEngine if report.implementation == "lua" else PythonEngine)
         if report.dry_run:
-            Sweep(client, engine, report, progress, self._max_named).run()
+            if servers.is_replica():
+                logger.warning("Dry run on a replica: what it shows may lag behind its primary")
+            self._make_sweep(servers, engine, progress).run()
             return
-        with SweepLock(client, self._owner) as lock:
+        with SweepLock(servers.client_for(keys.LOCK), self._owner) as lock:
             if not lock.acquire():
                 report.skipped = LOCKED
                 return
@@ -137,7 +140,18 @@ class Run:
                 self._count()
                 progress(what, done, total)
 
-            Sweep(client, engine, report, keep_lock, self._max_named).run()
+            self._make_sweep(servers, engine, keep_lock).run()
+
+    def _make_sweep(self, servers: Topology, engine: Engine, progress: Progress) -> Sweep:
+        return Sweep(
+            servers,
+            engine,
+            self.report,
+            progress,
+            max_named=self._max_named,
+            orphans=self._options.orphans or self._settings.cleanup_orphans,
+            interval_s=self._settings.cleanup_interval_seconds,
+        )
 
 
 def _outcome(report: Report) -> Outcome:

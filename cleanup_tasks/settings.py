@@ -3,15 +3,29 @@
 import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-#: The URL forms of the coordination Redis.
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+from cleanup_tasks import address
+from cleanup_tasks.connection import Tls
 
+#: URLs that only the coordination Redis may have.
+OUR_SCHEMES = ("redis+cluster:", "rediss+cluster:", "redis+sentinel:", "rediss+sentinel:")
+
+PemFile = Annotated[FilePath | None, Field(description="the path of a PEM file that is there")]
+CeleryUrl = Annotated[
+    SecretStr,
+    Field(
+        description="a URL that Celery knows: redis://, rediss://, sentinel:// or another; "
+        "Celery can't use a Redis Cluster, so take a single server or a Sentinel for it"
+    ),
+]
 Seconds = Annotated[int, Field(ge=0, le=999_999_999, description="a whole number of seconds, 0 to 999999999")]
+
+#: What a sweep does about coordinators of which only related keys are left.
+Orphans = Annotated[Literal["off", "report", "reap"], Field(description="off, report or reap")]
 
 
 class InvalidSettings(ValueError):
@@ -27,19 +41,13 @@ class Settings(BaseSettings):
     redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
     redis_password: Annotated[SecretStr | None, Field(description="text")] = None
     redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
-    coordination_redis_url: Annotated[
-        SecretStr | None,
-        Field(
-            description="redis://[[user]:password@]host[:port][/db], the same with rediss:// (TLS), "
-            "or unix://[[user]:password@]/path[?db=number]"
-        ),
-    ] = None
-    celery_broker_url: Annotated[SecretStr, Field(description="a broker URL that Celery knows")] = SecretStr(
-        "redis://localhost:6379/1"
-    )
-    celery_result_backend: Annotated[SecretStr, Field(description="a result backend that Celery knows")] = (
-        SecretStr("redis://localhost:6379/2")
-    )
+    coordination_redis_url: Annotated[SecretStr | None, Field(description=address.FORMS)] = None
+    coordination_redis_ca_file: PemFile = None
+    coordination_redis_cert_file: PemFile = None
+    coordination_redis_key_file: PemFile = None
+    coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
+    celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
+    celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
     cleanup_stale_threshold_seconds: Seconds = 600
     cleanup_interval_seconds: Annotated[
         int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
@@ -59,6 +67,7 @@ class Settings(BaseSettings):
     cleanup_beat_file: Annotated[
         str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
     ] = ""
+    cleanup_orphans: Orphans = "report"
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @field_validator("*", mode="before")
@@ -72,8 +81,25 @@ class Settings(BaseSettings):
     @classmethod
     def _known_form(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            _check_redis_url(url.get_secret_value())
+            address.parse(url.get_secret_value())
         return url
+
+    @field_validator("celery_broker_url", "celery_result_backend")
+    @classmethod
+    def _known_to_celery(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value().lower().startswith(OUR_SCHEMES):
+            raise ValueError("Celery doesn't know it")
+        return url
+
+    @property
+    def tls(self) -> Tls:
+        """The files for TLS, and whether the server's certificate is verified."""
+        return Tls(
+            self.coordination_redis_ca_file,
+            self.coordination_redis_cert_file,
+            self.coordination_redis_key_file,
+            self.coordination_redis_verify,
+        )
 
     @property
     def coordination_url(self) -> str:
@@ -125,16 +151,3 @@ def faults(error: ValidationError, model: type[Any]) -> str:
         spelled = name.upper() if issubclass(model, BaseSettings) else name
         lines.append(f"{spelled}: {accepted}" + (f" (not {fault['input']!r})" if shown else ""))
     return "; ".join(lines)
-
-
-def _check_redis_url(url: str) -> None:
-    """Refuse what redis-py would refuse late or take for something else; the message is not shown."""
-    parts = urlsplit(url)
-    if parts.scheme not in REDIS_SCHEMES:
-        raise ValueError("scheme")
-    database = parts.path.strip("/")
-    if parts.scheme == "unix":
-        if not database:
-            raise ValueError("path")
-    elif not parts.hostname or parts.port == 0 or (database and not database.isdecimal()):
-        raise ValueError("host, port or database number")

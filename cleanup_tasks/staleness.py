@@ -57,12 +57,17 @@ def time_of(value: bytes | None, now_ms: int) -> float | None:
     return newest
 
 
+def is_older(time_ms: float, now_ms: int, threshold_s: int) -> bool:
+    """Whether a time is more than the threshold ago, in whole seconds, both times rounded down."""
+    return now_ms // 1000 - time_ms // 1000 > threshold_s
+
+
 def judge_value(value: bytes | None, now_ms: int, threshold_s: int) -> State:
-    """What one value says. Age is counted in whole seconds, both times rounded down, as users know it."""
+    """What one value says."""
     time = time_of(value, now_ms)
     if time is None:
         return State.UNREADABLE
-    return State.STALE if now_ms // 1000 - time // 1000 > threshold_s else State.ACTIVE
+    return State.STALE if is_older(time, now_ms, threshold_s) else State.ACTIVE
 
 
 def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
@@ -74,6 +79,16 @@ def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshol
     if state is State.STALE and judge_value(activity, now_ms, threshold_s) is State.ACTIVE:
         return State.ACTIVE
     return state
+
+
+def is_orphan_ripe(activity: bytes | None, first_seen: bytes | None, now_ms: int, threshold_s: int) -> bool:
+    """Whether a coordinator without heartbeat may go: noted, and not active, for longer than the threshold.
+
+    `first_seen` is the note of its first sighting, ms as digits; None: it has none.
+    """
+    if first_seen is None or not first_seen.isdigit() or not is_older(int(first_seen), now_ms, threshold_s):
+        return False
+    return judge_value(activity, now_ms, threshold_s) is not State.ACTIVE
 
 
 def _plausible(number: Any, now_ms: int) -> float | None:

@@ -1,23 +1,21 @@
 """One sweep: find the stale, collect their keys, let the engine judge and reap, report."""
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import cast
-
-from redis import Redis
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch, Collector
-from cleanup_tasks.connection import time_ms
-from cleanup_tasks.engines import GONE, Engine, Outcome
+from cleanup_tasks.connection import server_time_ms
+from cleanup_tasks.engines import FAILED, GONE, Engine, Outcome
 from cleanup_tasks.failures import may_have_happened
 from cleanup_tasks.log import logger
+from cleanup_tasks.orphans import Orphans, Sightings
 from cleanup_tasks.report import Report
 from cleanup_tasks.staleness import State, judge_value, time_of
+from cleanup_tasks.topology import Topology
 
-#: Keys that one SCAN call looks at: about 1 ms of the server's time.
-SCAN_COUNT = 5_000
-#: Values that one MGET reads.
+#: Heartbeats that are read at once.
 READ_KEYS = 1_000
 #: How often a batch is judged anew when heartbeats change under the Python engine: whole, then halved
 #: as far as it goes, then left alone.
@@ -36,17 +34,22 @@ class Sweep:
 
     def __init__(
         self,
-        client: Redis,
+        servers: Topology,
         engine: Engine,
         report: Report,
         progress: Progress = no_progress,
         max_named: int | None = None,
+        orphans: str = "off",
+        interval_s: int = 300,
     ) -> None:
         """Fill in `report`, whose threshold and dry run are those of the sweep.
 
-        `progress` is called at every step; `max_named` is how many unreadable heartbeats the log names.
+        `progress` is called at every step; `max_named` is how many unreadable heartbeats the log names;
+        `orphans` is ``off``, ``report`` or ``reap``, and `interval_s` how often sweeps are due, in seconds.
         """
-        self._client = client
+        self._servers = servers
+        self._orphans = orphans
+        self._interval_s = interval_s
         self._engine = engine
         self._report = report
         self._progress = progress
@@ -54,34 +57,60 @@ class Sweep:
         self._stale: dict[bytes, None] = {}
         self._kept: set[bytes] = set()
         self._revived: set[bytes] = set()
+        self._named = 0
 
     def run(self) -> None:
         """Sweep once. Raises what the client raises; the report then says what was done up to there."""
         self._find()
         self._report.stale_coordinator_ids = list(self._stale)
-        if self._stale:
-            collector = Collector(self._stale, self._kept)
-            for page in self._scan(keys.RELATED_PATTERN, "collecting"):
-                collector.add(page)
-            done = 0
-            for batch in collector.batches():
-                self._settle(batch)
-                done += 0 if batch.partial else len(batch.own)
-                self._progress("reaping", done, len(self._stale))
+        looking = self._orphans != "off"
+        patterns = keys.ORPHAN_PATTERNS if looking else (keys.RELATED_PATTERN,) if self._stale else ()
+        collector = Collector(self._stale, self._kept)
+        orphans = Orphans(self._kept | self._stale.keys(), keep_keys=self._orphans == "reap")
+        for pattern in patterns:
+            for page in self._scan(pattern, "collecting"):
+                if self._stale:
+                    collector.add(page)
+                if looking:
+                    orphans.add(page)
+        self._reap_all(collector, len(self._stale))
+        if self._servers.failure is None:  # else a heartbeat may only be out of sight
+            self._report.orphaned_coordinators_found = len(orphans.ids)
+            if self._orphans == "reap":
+                self._reap_orphans(orphans)
+        if self._servers.failure is not None:
+            if not (self._report.cleanup_errors or self._report.dry_run):
+                self._report.cleanup_errors += 1
+            raise self._servers.failure
         self._report.complete = not self._report.cleanup_errors
 
+    def _reap_orphans(self, orphans: Orphans) -> None:
+        report = self._report
+        threshold_s = report.stale_threshold_seconds
+        client = self._servers.client_for(keys.SIGHTINGS)
+        sightings = Sightings(client, ttl_s=2 * (threshold_s + self._interval_s))
+        ripe = sightings.ripe(orphans.ids, server_time_ms(client), threshold_s, write=not report.dry_run)
+        # Whoever is not ripe may be alive, and keeps what it shares with those who are.
+        collector = Collector(ripe, orphans.ids - ripe, orphaned=True)
+        collector.add(orphans.related)
+        self._reap_all(collector, len(ripe))
+
+    def _reap_all(self, collector: Collector, total: int) -> None:
+        # Where not all could be seen heartbeats stay, to find again what was missed.
+        unsure = self._servers.failure is not None
+        done = 0
+        for batch in collector.batches():
+            self._settle(replace(batch, partial=True) if unsure else batch)
+            done += 0 if batch.partial else len(batch.own)
+            self._progress("reaping", done, total)
+
     def _scan(self, pattern: bytes, what: str) -> Iterator[list[bytes]]:
-        """The keys that match, page by page, to the cursor's end; a key may come twice."""
-        cursor, seen = 0, 0
-        while True:
-            cursor, page = cast(
-                tuple[int, list[bytes]], self._client.scan(cursor, match=pattern, count=SCAN_COUNT)
-            )
+        """The keys that match, page by page, to the end; a key may come twice."""
+        seen = 0
+        for page in self._servers.scan(pattern):
             seen += len(page)
             self._progress(what, seen, 0)
             yield page
-            if cursor == 0:
-                return
 
     def _find(self) -> None:
         """Sort every coordinator with a heartbeat to the stale or to the kept."""
@@ -98,17 +127,21 @@ class Sweep:
         if not coordinators:
             return
         threshold_s = self._report.stale_threshold_seconds
-        now_ms, values = self._read([keys.heartbeat(id_) for id_ in coordinators])
-        beats = dict(zip(coordinators, values, strict=True))
+        now_ms, values = self._servers.read(map(keys.heartbeat, coordinators))
+        beats = {keys.coordinator_of(name): beat for name, beat in values.items()}
         states = {id_: judge_value(beat, now_ms, threshold_s) for id_, beat in beats.items()}
         # Only the silent are asked for their activity: usually nobody.
         silent = [id_ for id_, state in states.items() if state is State.STALE]
-        for id_, worked in zip(silent, self._read([keys.activity(id_) for id_ in silent])[1], strict=True):
-            if judge_value(worked, now_ms, threshold_s) is State.ACTIVE:
+        _, activities = self._servers.read(map(keys.activity, silent))
+        for id_ in silent:
+            if keys.activity(id_) not in activities:
+                del states[id_]  # neither stale nor not, as far as we can see
+            elif judge_value(activities[keys.activity(id_)], now_ms, threshold_s) is State.ACTIVE:
                 states[id_] = State.ACTIVE
+        there = self._servers.existing(keys.heartbeat(id_) for id_, beat in beats.items() if beat is None)
         by_state: dict[State, list[bytes]] = {state: [] for state in State}
         for id_, state in states.items():
-            if beats[id_] is None and not self._client.exists(keys.heartbeat(id_)):
+            if beats[id_] is None and not there.get(keys.heartbeat(id_)):
                 continue  # expired since the scan saw it
             by_state[state].append(id_)
         self._count(by_state)
@@ -131,20 +164,6 @@ class Sweep:
             if self._max_named is None or report.unreadable_heartbeats < self._max_named:
                 logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
             report.unreadable_heartbeats += 1
-
-    def _read(self, names: list[bytes]) -> tuple[int, list[bytes | None]]:
-        """The server's time, and the values of any number of keys; None for one that is no string."""
-        if not names:
-            return 0, []
-        values: list[bytes | None] = []
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.time()
-            for start in range(0, len(names), READ_KEYS):
-                pipe.mget(names[start : start + READ_KEYS])
-            clock, *chunks = pipe.execute()
-        for chunk in chunks:
-            values += chunk
-        return time_ms(clock), values
 
     def _settle(self, batch: Batch) -> None:
         """Have a batch reaped, anew without the newcomers' keys or in halves where need be."""
@@ -179,12 +198,31 @@ class Sweep:
     def _tally(self, batch: Batch, outcome: Outcome) -> None:
         report = self._report
         report.keys_deleted += outcome.deleted
+        if batch.orphaned:
+            report.orphan_keys_deleted += outcome.deleted
         verdicts = zip(batch.own, outcome.coordinators, strict=True)
         kept = {id_: verdict for id_, verdict in verdicts if verdict < 0}
-        if not batch.partial:
-            report.reaped += len(batch.own) - len(kept)
-        for id_, verdict in kept.items():
-            if id_ not in self._revived and verdict != GONE:
+        reaped = [] if batch.partial else [id_ for id_ in batch.own if id_ not in kept]
+        if batch.orphaned:
+            report.orphaned_coordinators_reaped += len(reaped)
+            self._name_orphans(reaped)
+        else:
+            report.reaped += len(reaped)
+            self._name_revived(id_ for id_, verdict in kept.items() if verdict not in (GONE, FAILED))
+        if FAILED in outcome.coordinators or outcome.fatal:
+            report.cleanup_errors += 0 if report.dry_run else 1
+        if outcome.fatal:
+            raise outcome.fatal
+
+    def _name_revived(self, coordinators: Iterable[bytes]) -> None:
+        for id_ in coordinators:
+            if id_ not in self._revived:
                 self._revived.add(id_)
-                report.revived_coordinators += 1
+                self._report.revived_coordinators += 1
                 logger.info("Coordinator revived, kept: %s", keys.text(id_))
+
+    def _name_orphans(self, reaped: list[bytes]) -> None:
+        room = len(reaped) if self._max_named is None else self._max_named - self._named
+        for id_ in reaped[: max(0, room)]:
+            logger.info("Orphaned coordinator reaped: %s", keys.text(id_))
+        self._named += len(reaped)

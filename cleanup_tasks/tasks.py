@@ -49,13 +49,19 @@ class CleanupTask(Task):
 
 @shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup")
 def cleanup(
-    self: CleanupTask, *, dry_run: bool = False, stale_threshold_seconds: int | None = None
+    self: CleanupTask,
+    *,
+    dry_run: bool = False,
+    stale_threshold_seconds: int | None = None,
+    orphans: str | None = None,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Lua engine.
 
     Args:
         dry_run: change nothing, only report what a real run would do.
         stale_threshold_seconds: silence in whole seconds after which a coordinator counts as dead;
+            None for the setting.
+        orphans: ``off``, ``report`` or ``reap`` coordinators of which only related keys are left;
             None for the setting.
 
     Returns:
@@ -65,7 +71,11 @@ def cleanup(
         ValueError: an argument is not what it should be; nothing was touched.
         redis.exceptions.RedisError: the last of the retries failed too.
     """
-    arguments = {"dry_run": dry_run, "stale_threshold_seconds": stale_threshold_seconds}
+    arguments = {
+        "dry_run": dry_run,
+        "stale_threshold_seconds": stale_threshold_seconds,
+        "orphans": orphans,
+    }
     checked = options.check(**arguments)
     if FALLBACK_HEADER in _headers(self):
         return _hand_over(self, arguments)
@@ -74,13 +84,17 @@ def cleanup(
 
 @shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup_fallback")
 def cleanup_fallback(
-    self: CleanupTask, *, dry_run: bool = False, stale_threshold_seconds: int | None = None
+    self: CleanupTask,
+    *,
+    dry_run: bool = False,
+    stale_threshold_seconds: int | None = None,
+    orphans: str | None = None,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Python engine, which needs no scripting.
 
     Arguments, result and exceptions are those of `cleanup`.
     """
-    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds)
+    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans)
     return _attempt(self, checked, fallback_reason=_headers(self).get(FALLBACK_HEADER, REQUESTED))
 
 

@@ -39,6 +39,22 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a with block as Ctrl-C does; what is stopped then is not disturbed.
+
+    For a program's last with block: signals are ignored from its end on.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def stop(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
     """End a process that we started: asked first, then killed; with a group of its own, all of it."""
     if process.poll() is None:
@@ -53,9 +69,9 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
 class Server:
     """A running server; `url` is where it listens."""
 
-    def __init__(self, binary: str, folder: Path, *config: str) -> None:
-        """Start `binary` with more options from `config`, as on its command line."""
-        self.port = free_port()
+    def __init__(self, binary: str, folder: Path, *config: str, port: int | None = None) -> None:
+        """Start `binary` with more options from `config`, as on its command line; None: any free port."""
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         command = [
@@ -92,10 +108,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(*config: str, binary: str | None = None) -> Iterator[Server]:
+def running_server(*config: str, binary: str | None = None, port: int | None = None) -> Iterator[Server]:
     """A server for the length of a with block, with its own temporary folder."""
     with tempfile.TemporaryDirectory(prefix="cleanup-server-") as folder:
-        server = Server(binary or valkey_binary(), Path(folder), *config)
+        server = Server(binary or valkey_binary(), Path(folder), *config, port=port)
         try:
             server.wait()
             yield server

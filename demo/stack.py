@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from demo.servers import stop, wait_until
 
@@ -87,6 +88,14 @@ class Stack:
             return False
 
         wait_until(printed, f"{name} prints {text!r}", seconds)
+
+    def watch(self) -> NoReturn:
+        """Wait for as long as all run; raises RuntimeError with the log of the first that ends."""
+        while True:
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name)}")
+            time.sleep(0.5)
 
     def stop(self, name: str) -> None:
         """End one process and what it started."""

@@ -6,21 +6,25 @@
 --   blocking:signal:<id>             string  a message that waits for it
 --   blocking:ack:<id>:<signal>       string  its answer to a signal
 --   blocking:idempotency:<message>   string  a handled message, names its parties
+--   blocking:cleanup:orphans         hash    id -> ms when first seen without heartbeat
 --
 -- One script, two ways in.
 --
 -- 1. With KEYS, as the tasks call it: judge the given coordinators and reap the stale ones.
 --    KEYS  per coordinator: heartbeat, activity, then its own related keys;
---          then heartbeats that must not exist (ids that may own a key here but had none so far);
---          then the shared records.
+--          then the heartbeats, then the activities, of ids that may own a key here and had no heartbeat
+--          so far: if one has by now, or a fresh activity, nothing is done;
+--          then the shared records;
+--          last, for orphans only, the hash of their first sightings (id -> ms).
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
 --          3 keep heartbeat and activity, 0 or 1 (1: further parts of a large coordinator follow)
---          4 coordinators                    5 heartbeats that must not exist
+--          4 coordinators                    5 ids without heartbeat that may own a key
+--          6 orphans, 0 or 1 (1: the coordinators must have no heartbeat, and be noted long enough)
 --          then per coordinator the number of its own keys,
 --          then per shared record the numbers of its owners, as "1,2".
 --    Returns {verdicts, deleted, newcomers}: a verdict per coordinator and then per shared record, REAPED
---          or why it was kept; the number of keys deleted (in a dry run: that would go); and of the
---          heartbeats that must not exist the numbers of those that do: then nothing was done.
+--          or why it was kept; the number of keys deleted (in a dry run: that would go); and the numbers
+--          of the ids that have a heartbeat, or a fresh activity, after all: then nothing was done.
 --
 -- 2. Without KEYS, by hand: redis-cli --eval cleanup_blocking_coordination.lua , 600 1
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
@@ -28,7 +32,7 @@
 --
 -- No shebang line: Redis 6.2 knows none, and with one it is refused just when memory is short.
 
-local REAPED, ACTIVE, UNREADABLE, GONE = 0, -1, -2, -3
+local REAPED, ACTIVE, UNREADABLE, GONE, UNRIPE = 0, -1, -2, -3, -4
 
 local FIELDS = {'timestamp', 'lastHeartbeat', 'lastActivity'}
 local LITERALS = {['true'] = true, ['false'] = true, ['null'] = true}
@@ -47,7 +51,8 @@ local function whole_number(value, digits)
 end
 
 local threshold = whole_number(ARGV[1], 9)
-if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') then
+local by_hand = #KEYS == 0
+if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') or #ARGV < (by_hand and 2 or 7) then
   return redis.error_reply('ERR usage: redis-cli --eval cleanup_blocking_coordination.lua , SECONDS DRYRUN'
     .. ' (mind the comma; SECONDS a whole number of at most 9 digits, DRYRUN 0 or 1); nothing was touched')
 end
@@ -124,6 +129,15 @@ local function judge(heartbeat_key, heartbeat, activity)
   return REAPED
 end
 
+-- The same for a coordinator that must have no heartbeat.
+local function judge_orphan(heartbeat_key, activity, first_seen)
+  if redis.call('EXISTS', heartbeat_key) == 1 then return ACTIVE end
+  local worked = time_of(activity)
+  local seen = whole_number(first_seen, 15)
+  local ripe = seen and is_older(seen) and not (worked and not is_older(worked))
+  return ripe and REAPED or UNRIPE
+end
+
 -- Deletes the keys of a list, or counts them in a dry run; returns how many there were.
 local function reap(list)
   local command = dry_run and 'EXISTS' or 'UNLINK'
@@ -144,50 +158,75 @@ local function values_of(list)
   return values
 end
 
+local function after(key, prefix)
+  return key:sub(1, #prefix) == prefix and key:sub(#prefix + 1) or nil
+end
+
 -- With KEYS: judge and reap what the caller found ---------------------------------------------------
+
+-- The numbers of those unseen ids, their heartbeats at KEYS[first], that gave a sign of life since.
+local function find_newcomers(first, unseen)
+  local newcomers = {}
+  if unseen == 0 then return newcomers end
+  local any_beats = redis.call('EXISTS', unpack(KEYS, first, first + unseen - 1)) > 0
+  local activities = redis.call('MGET', unpack(KEYS, first + unseen, first + 2 * unseen - 1))
+  for number = 1, unseen do
+    local worked = activities[number] and time_of(activities[number])
+    if (worked and not is_older(worked))
+      or (any_beats and redis.call('EXISTS', KEYS[first + number - 1]) == 1) then
+      newcomers[#newcomers + 1] = number
+    end
+  end
+  return newcomers
+end
 
 local function reap_given()
   local keep_heartbeats = ARGV[3] == '1'
   local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
-  local firsts, judged = {}, {}
+  local sightings = ARGV[6] == '1' and KEYS[#KEYS]
+  local firsts, judged, ids = {}, {}, {}
   local next_key = 1
   for number = 1, coordinators do
     firsts[number] = next_key
     judged[2 * number - 1] = KEYS[next_key]
     judged[2 * number] = KEYS[next_key + 1]
-    next_key = next_key + 2 + tonumber(ARGV[5 + number])
+    ids[number] = after(KEYS[next_key], 'blocking:heartbeat:')
+    next_key = next_key + 2 + tonumber(ARGV[6 + number])
   end
   firsts[coordinators + 1] = next_key
 
-  if unseen > 0 and redis.call('EXISTS', unpack(KEYS, next_key, next_key + unseen - 1)) > 0 then
-    local newcomers = {}
-    for number = 1, unseen do
-      if redis.call('EXISTS', KEYS[next_key + number - 1]) == 1 then newcomers[#newcomers + 1] = number end
-    end
-    return {{}, 0, newcomers}
-  end
+  local newcomers = find_newcomers(next_key, unseen)
+  if #newcomers > 0 then return {{}, 0, newcomers} end
 
   local values = values_of(judged)
-  local verdicts, doomed = {}, {}
+  local notes = sightings and redis.call('HMGET', sightings, unpack(ids))
+  local verdicts, doomed, reaped = {}, {}, {}
   for number = 1, coordinators do
-    local verdict = judge(judged[2 * number - 1], values[2 * number - 1], values[2 * number])
+    local heartbeat_key, heartbeat, activity = judged[2 * number - 1], values[2 * number - 1], values[2 * number]
+    local verdict = sightings and judge_orphan(heartbeat_key, activity, notes[number])
+      or judge(heartbeat_key, heartbeat, activity)
     verdicts[number] = verdict
     if verdict == REAPED then
+      reaped[#reaped + 1] = ids[number]
       for position = firsts[number] + (keep_heartbeats and 2 or 0), firsts[number + 1] - 1 do
         doomed[#doomed + 1] = KEYS[position]
       end
     end
   end
-  local shared = next_key + unseen
-  for position = 0, #KEYS - shared do
+  local shared = next_key + 2 * unseen
+  for position = 0, #ARGV - 7 - coordinators do
     local verdict = REAPED
-    for owner in ARGV[6 + coordinators + position]:gmatch('%d+') do
+    for owner in ARGV[7 + coordinators + position]:gmatch('%d+') do
       verdict = math.min(verdict, verdicts[tonumber(owner)])
     end
     verdicts[#verdicts + 1] = verdict
     if verdict == REAPED then doomed[#doomed + 1] = KEYS[shared + position] end
   end
-  return {verdicts, reap(doomed), {}}
+  local deleted = reap(doomed)
+  if sightings and #reaped > 0 and not dry_run and not keep_heartbeats then
+    redis.call('HDEL', sightings, unpack(reaped))
+  end
+  return {verdicts, deleted, {}}
 end
 
 -- Without KEYS: find them too, by hand --------------------------------------------------------------
@@ -205,10 +244,6 @@ local function scan(pattern, visit)
       end
     end
   until cursor == '0'
-end
-
-local function after(key, prefix)
-  return key:sub(1, #prefix) == prefix and key:sub(#prefix + 1) or nil
 end
 
 -- Calls visit(id) for every id that may own the key, twin of cleanup_tasks/keys.py.
@@ -244,6 +279,8 @@ local function json_text(id)
 end
 
 local function reap_found()
+  local cpu = rawget(_G, 'os')
+  local cpu_started = cpu and cpu.clock()
   local size = redis.call('DBSIZE')
   if size > MAX_KEYS_BY_HAND then
     return redis.error_reply(('ERR %d keys are too many for one script (at most %d): use the command'
@@ -285,9 +322,10 @@ local function reap_found()
   local deleted = reap(doomed)
   local finish = redis.call('TIME')
   local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock[2]) / 1000)
+  -- Newer servers stop that clock while a script runs; processor time is as good, for nobody else ran.
+  if cpu then elapsed_ms = math.max(elapsed_ms, math.floor((cpu.clock() - cpu_started) * 1000 + 0.5)) end
   return ('{"totalCoordinatorsChecked":%d,"staleCoordinatorsFound":%d,"keysDeleted":%d,"executionTimeMs":%d,'
     .. '"staleCoordinatorIds":[%s]}'):format(#ids, #stale_texts, deleted, elapsed_ms, table.concat(stale_texts, ','))
 end
 
-if #KEYS > 0 then return reap_given() end
-return reap_found()
+return by_hand and reap_found() or reap_given()

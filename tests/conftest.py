@@ -12,6 +12,13 @@ from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.log import logger
 from cleanup_tasks.settings import get_settings
 from demo.servers import Server, running_server
+from tests.matrix import (  # noqa: F401, the hooks are for pytest
+    binary_of,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_generate_tests,
+    pytest_terminal_summary,
+)
 
 ENGINES: dict[str, Callable[[Redis], Engine]] = {"lua": LuaEngine, "python": PythonEngine}
 
@@ -37,9 +44,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_server() -> Iterator[Server]:
-    """One server for all tests that need no configuration of their own."""
-    with running_server("--enable-debug-command", "local") as server:
+def shared_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One server for all tests that need no configuration of their own; see matrix for which servers."""
+    # Redis 6.2 has DEBUG open, and doesn't know the setting.
+    debug = [] if request.param == "redis 6.2" else ["--enable-debug-command", "local"]
+    with running_server(*debug, binary=binary_of(request.param)) as server:
         yield server
 
 

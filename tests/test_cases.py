@@ -84,11 +84,12 @@ def test_staleness_is_the_engines_own_judgement(row: dict[str, Any], client: Red
     assert outcome.deleted == len(before) - len(all_keys(client))
 
 
+@pytest.mark.every_server
 @named(STALENESS["values"])
 def test_staleness_by_hand(row: dict[str, Any], client: Redis) -> None:
     write_row(client, row)
     before = all_keys(client)
-    answer = json.loads(client.eval(script_source().decode(), 0, "600", "0"))
+    answer = json.loads(client.eval(script_source(), 0, "600", "0"))
     assert answer["staleCoordinatorIds"] == (["c"] if row["verdict"] == "stale" else [])
     assert all_keys(client) == (set() if row["verdict"] == "stale" else before)
 
@@ -122,10 +123,11 @@ def test_ownership(row: dict[str, Any], client: Redis, engine: Engine) -> None:
     assert report.implementation == engine.name
 
 
+@pytest.mark.every_server
 @named(OWNERSHIP["cases"])
 def test_ownership_by_hand(row: dict[str, Any], client: Redis) -> None:
     before, doomed = write_ownership(client, row)
-    script = script_source().decode()
+    script = script_source()
     assert json.loads(client.eval(script, 0, "600", "1"))["keysDeleted"] == len(doomed)
     assert all_keys(client) == before
     assert json.loads(client.eval(script, 0, "600", "0"))["keysDeleted"] == len(doomed)

@@ -59,6 +59,8 @@ EXPECTED = {
     "stale": 3,
     "revived": 0,
     "unreadable": 0,
+    "orphans": 0,
+    "orphans_reaped": 0,
     "keys_deleted": 18,
     "errors": 0,
     "threshold_s": 600,

@@ -53,6 +53,7 @@ def test_every_series_is_there_at_zero(server: Server, broker: Server, tmp_path:
         *(f'cleanup_fallbacks_total{{reason="{reason}"}}' for reason in reasons),
         "cleanup_last_success_timestamp_seconds",
         "cleanup_last_sweep_stale_coordinators",
+        "cleanup_last_sweep_orphaned_coordinators",
     }
 
 
@@ -67,6 +68,7 @@ def test_figures_of_every_pool(
         assert running.run(dry_run=True)["keysDeleted"] == 24
         assert running.run()["keysDeleted"] == 24
         some_coordinators(client)
+        client.set("blocking:signal:without-heartbeat", "1")
         assert running.run("cleanup_fallback")["keysDeleted"] == 24
         client.set(keys.LOCK, "somebody", px=60_000)
         assert running.run()["skipped"]
@@ -85,6 +87,7 @@ def test_figures_of_every_pool(
             "cleanup_coordinators_unreadable_total": 2,
             "cleanup_keys_deleted_total": 48,
             "cleanup_last_sweep_stale_coordinators": 4,
+            "cleanup_last_sweep_orphaned_coordinators": 1,
         }
         wait_until(lambda: changed(scrape(running.metrics_port)) == expected, "the counts have arrived")
         figures = scrape(running.metrics_port)

@@ -129,6 +129,7 @@ def test_the_dashboard_has_every_metric() -> None:
         "cleanup_sweep_duration_seconds",
         "cleanup_last_success_timestamp_seconds",
         "cleanup_last_sweep_stale_coordinators",
+        "cleanup_last_sweep_orphaned_coordinators",
     }
     assert {name for name in names if name not in text} == set()
 

@@ -3,13 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from redis.exceptions import RedisError
+
 from cleanup_tasks.batches import Batch
+from cleanup_tasks.staleness import State
 
 #: Verdicts, the Lua script's own numbers: below zero the keys were kept.
 REAPED = 0
 ACTIVE = -1
 UNREADABLE = -2
 GONE = -3
+#: An orphan that has not been noted for long enough.
+UNRIPE = -4
+#: Could not be dealt with, whole or in part, while others could (only on a cluster).
+FAILED = -5
+
+VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +31,12 @@ class Outcome:
     shared: list[int] = field(default_factory=list)
     #: Keys that the server said it deleted; in a dry run, that would go.
     deleted: int = 0
-    #: Those of `Batch.unseen` that have a heartbeat by now. If there are any, nothing was done.
+    #: Those of `Batch.unseen` that gave a sign of life since. If there are any, nothing was done.
     newcomers: frozenset[bytes] = frozenset()
     #: A heartbeat changed while it was judged (Python engine), so nothing was done.
     contended: bool = False
+    #: What makes going on useless; what the outcome says was done all the same (only on a cluster).
+    fatal: "RedisError | ScriptingRefused | None" = None
 
 
 class Engine(Protocol):
@@ -39,6 +50,18 @@ class Engine(Protocol):
         """Judge each coordinator of a batch and remove the keys of those that are stale.
 
         Raises what the client raises; nothing is sent twice.
+        """
+
+
+class NodeEngine(Engine, Protocol):
+    """An engine that works on one server."""
+
+    def reap_each(
+        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
+    ) -> "list[Outcome | RedisError | ScriptingRefused]":
+        """`reap` for each of many small batches, each atomic by itself, with few round trips.
+
+        What `reap` would raise takes the place of the outcome.
         """
 
 

@@ -1,18 +1,17 @@
 """The Python engine: the same step without scripting, by WATCH, MULTI and EXEC."""
 
+from itertools import compress
 from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError, WatchError
 
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNREADABLE, Outcome
-from cleanup_tasks.staleness import State, judge
-
-VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
+from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNRIPE, VERDICTS, Outcome, ScriptingRefused
+from cleanup_tasks.staleness import State, is_orphan_ripe, judge, judge_value
 
 
 class PythonEngine:
@@ -28,30 +27,65 @@ class PythonEngine:
         """See `Engine.reap`."""
         try:
             return self._attempt(batch, threshold_s, dry_run)
-        except WatchError:
+        except WatchError as error:
+            # redis-py says the same when the connection breaks in a transaction; then EXEC may have
+            # happened, and judging again would hide what it deleted.
+            if isinstance(error.__context__, ConnectionError | TimeoutError):
+                raise error.__context__ from None
             return Outcome(contended=True)
 
+    def reap_each(
+        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
+    ) -> list[Outcome | RedisError | ScriptingRefused]:
+        """See `NodeEngine.reap_each`; with a lost connection no further batch is tried."""
+        answers: list[Outcome | RedisError | ScriptingRefused] = []
+        for batch in batches:
+            try:
+                answers.append(self.reap(batch, threshold_s, dry_run=dry_run))
+            except RedisError as error:
+                answers.append(error)
+                if not isinstance(error, ResponseError):
+                    break
+        return answers + [answers[-1]] * (len(batches) - len(answers))
+
     def _attempt(self, batch: Batch, threshold_s: int, dry_run: bool) -> Outcome:
-        unseen = {keys.heartbeat(coordinator): coordinator for coordinator in batch.unseen}
+        unseen = list(batch.unseen)
+        beats, activities = batch.guard_keys(unseen)
         judged = [key for pair in map(batch.judged_keys, batch.own) for key in pair]
+        notes = [keys.SIGHTINGS] if batch.orphaned else []
         with self._client.pipeline() as pipe:
-            pipe.watch(*judged, *unseen)  # type: ignore[no-untyped-call]
-            if unseen and pipe.exists(*unseen):
-                return Outcome(newcomers=frozenset(id_ for key, id_ in unseen.items() if pipe.exists(key)))
-            verdicts = dict(zip(batch.own, self._judge(pipe, judged, threshold_s), strict=True))
+            pipe.watch(*judged, *beats, *activities, *notes)  # type: ignore[no-untyped-call]
+            if unseen:
+                newcomers = self._newcomers(pipe, beats, activities, threshold_s)
+                if any(newcomers):
+                    return Outcome(newcomers=frozenset(compress(unseen, newcomers)))
+            judge_all = self._judge_orphans if batch.orphaned else self._judge
+            verdicts = dict(zip(batch.own, judge_all(pipe, judged, threshold_s), strict=True))
             shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
-            doomed = [
-                record for record, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED
-            ]
-            for coordinator, verdict in verdicts.items():
-                if verdict == REAPED:
-                    doomed += batch.doomed_keys(coordinator)
+            doomed = [key for key, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED]
+            reaped = [coordinator for coordinator, verdict in verdicts.items() if verdict == REAPED]
+            for coordinator in reaped:
+                doomed += batch.doomed_keys(coordinator)
             deleted = 0
             if doomed:
                 pipe.multi()
                 (pipe.exists if dry_run else pipe.unlink)(*doomed)
-                (deleted,) = pipe.execute()
+                if batch.orphaned and not batch.partial and not dry_run:
+                    pipe.hdel(keys.SIGHTINGS, *reaped)
+                deleted = pipe.execute()[0]
         return Outcome(list(verdicts.values()), shared, deleted)
+
+    def _newcomers(
+        self, pipe: Pipeline, beats: list[bytes], activities: list[bytes], threshold_s: int
+    ) -> list[bool]:
+        """Who of those that had no heartbeat has one now, or a fresh activity."""
+        any_beats = pipe.exists(*beats)
+        values = cast(list[bytes | None], pipe.mget(activities))
+        now_ms = server_time_ms(pipe) if any(values) else 0
+        return [
+            judge_value(value, now_ms, threshold_s) is State.ACTIVE or bool(any_beats and pipe.exists(beat))
+            for beat, value in zip(beats, values, strict=True)
+        ]
 
     def _judge(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
         """A verdict per heartbeat and activity; every key that is read here is watched."""
@@ -62,4 +96,20 @@ class PythonEngine:
             verdict = VERDICTS[judge(beat, worked, now_ms, threshold_s)]
             gone = beat is None and not pipe.exists(key)
             verdicts.append(GONE if gone else verdict)
+        return verdicts
+
+    def _judge_orphans(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
+        """The same for coordinators that must have no heartbeat."""
+        now_ms = server_time_ms(pipe)
+        ids = [keys.coordinator_of(key) for key in judged[::2]]
+        notes = cast(list[bytes | None], pipe.hmget(keys.SIGHTINGS, ids))
+        activities = cast(list[bytes | None], pipe.mget(judged[1::2]))
+        any_beats = pipe.exists(*judged[::2])
+        verdicts = []
+        for key, worked, first_seen in zip(judged[::2], activities, notes, strict=True):
+            if any_beats and pipe.exists(key):
+                verdicts.append(ACTIVE)
+            else:
+                ripe = is_orphan_ripe(worked, first_seen, now_ms, threshold_s)
+                verdicts.append(REAPED if ripe else UNRIPE)
         return verdicts

@@ -1,0 +1,38 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test up lint bench clean
+
+demo: .venv/demo  ## the main job on real data; ends by itself
+	@$(BIN)/python -m demo
+
+up: .venv/demo  ## server, worker, beat and Flower until Ctrl-C
+	@$(BIN)/python -m demo.up
+
+test: .venv/test  ## everything, against real servers that the tests start
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/demo
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
+	@echo "building .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PIP) --editable '.[demo,test]'
+	@touch $@

@@ -1,0 +1,89 @@
+"""Orphaned coordinators: related keys name them, and no heartbeat is left.
+
+A coordinator that is just starting looks the same, so reaping takes two sightings: an id that a sweep
+sees is noted with the server's time, and only a later sweep may reap it, once it was first seen more
+than the threshold ago. The notes are one hash in the coordination Redis (`keys.SIGHTINGS`).
+"""
+
+from collections.abc import Iterable, Set
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, OutOfMemoryError
+
+from cleanup_tasks import keys
+from cleanup_tasks.log import logger
+from cleanup_tasks.staleness import is_older
+
+#: Ids that are noted at most; the others wait until there is room. About 10 MB of the server's memory.
+MAX_NOTES = 100_000
+#: Notes that one command reads or writes.
+CHUNK = 1_000
+
+
+class Orphans:
+    """Collects from the related keys what nobody with a heartbeat may own."""
+
+    def __init__(self, known: Set[bytes], *, keep_keys: bool) -> None:
+        """`known`: ids that have a heartbeat; `keep_keys`: for reaping, not only counting."""
+        self._known = known
+        self._keep_keys = keep_keys
+        self.ids: set[bytes] = set()
+        #: Acks and records; signals and activities go without saying.
+        self.related: list[bytes] = []
+
+    def add(self, page: Iterable[bytes]) -> None:
+        """Take in keys; one that somebody known may own is dropped."""
+        known = self._known
+        for key in page:
+            candidates = keys.possible_owners(key)
+            if candidates:
+                if not known.isdisjoint(candidates):
+                    continue
+                if self._keep_keys:
+                    self.related.append(key)
+                self.ids.update(keys.named(key))
+            else:
+                self.ids.update(id_ for id_ in keys.named(key) if id_ not in known)
+
+
+class Sightings:
+    """When each orphaned coordinator was first seen.
+
+    The notes expire when no sweep renews them, so that turning the feature off leaves nothing behind,
+    and what was seen before a long pause does not count.
+    """
+
+    def __init__(self, client: Redis, ttl_s: int) -> None:
+        """`ttl_s`: seconds for which the notes outlive the last sweep that wrote them."""
+        self._client = client
+        self._ttl_s = ttl_s
+
+    def ripe(self, orphans: Set[bytes], now_ms: int, threshold_s: int, *, write: bool) -> set[bytes]:
+        """The orphans that were first seen more than the threshold ago.
+
+        With `write`, those seen for the first time are noted, and those that are orphans no more forgotten.
+        """
+        scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
+        noted = {id_: int(seen_ms) for id_, seen_ms in scanned if seen_ms.isdigit()}
+        if write:
+            fresh = [id_ for id_ in orphans if id_ not in noted]
+            self._note(fresh, noted.keys() - orphans, MAX_NOTES - len(noted), now_ms)
+        ripe = (id_ for id_, seen_ms in noted.items() if is_older(seen_ms, now_ms, threshold_s))
+        return {id_ for id_ in ripe if id_ in orphans}
+
+    def _note(self, fresh: list[bytes], forgotten: Set[bytes], room: int, now_ms: int) -> None:
+        room += len(forgotten)
+        if len(fresh) > room:
+            logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
+        try:
+            for chunk in _chunks(list(forgotten)):
+                self._client.hdel(keys.SIGHTINGS, *chunk)
+            for chunk in _chunks(fresh[:room]):
+                self._client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(chunk, now_ms))
+            self._client.expire(keys.SIGHTINGS, self._ttl_s)
+        except (OutOfMemoryError, NoPermissionError) as error:
+            logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)
+
+
+def _chunks(ids: list[bytes]) -> Iterable[list[bytes]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))

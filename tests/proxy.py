@@ -1,0 +1,97 @@
+"""A TCP proxy in front of a server, which tests use to break a connection just where it hurts."""
+
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Forwards to a port of the loopback, until it is told to refuse or to cut."""
+
+    def __init__(self, port: int) -> None:
+        """Listen on a free port for the server on `port`."""
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._word = b""
+        self._left = 0
+        self._hold = False
+        self.refusing = False
+        #: Connections that were refused or cut.
+        self.broken = 0
+        self._sockets: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_at(self, word: bytes, occurrence: int, *, hold: bool = False) -> None:
+        """Pass the n-th command that holds `word` on to the server, and cut before its answer.
+
+        With `hold` the client gets neither an answer nor an end.
+        """
+        self._word, self._left, self._hold = word, occurrence, hold
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inbound, _ = self._listener.accept()
+                if self.refusing:
+                    self.broken += 1
+                    inbound.close()
+                    continue
+                outbound = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets |= {inbound, outbound}
+                threading.Thread(target=self._requests, args=(inbound, outbound), daemon=True).start()
+                threading.Thread(target=self._answers, args=(outbound, inbound), daemon=True).start()
+
+    def _requests(self, inbound: socket.socket, outbound: socket.socket) -> None:
+        with contextlib.suppress(OSError), inbound:
+            while data := inbound.recv(65536):
+                if self._left and self._word in data:
+                    self._left -= 1
+                    if not self._left:
+                        self.broken += 1
+                        self._cut(inbound, outbound, data)
+                        continue
+                outbound.sendall(data)
+        self._hang_up(outbound)
+
+    def _cut(self, inbound: socket.socket, outbound: socket.socket, data: bytes) -> None:
+        """Let the server have the whole command, and the client nothing more."""
+        self._sockets.discard(inbound)
+        outbound.sendall(data)
+        inbound.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while data := inbound.recv(65536):  # the rest of a command that came in pieces
+                outbound.sendall(data)
+        inbound.settimeout(None)
+        if not self._hold:
+            self._hang_up(inbound)
+            self._hang_up(outbound)
+
+    def _answers(self, outbound: socket.socket, inbound: socket.socket) -> None:
+        with contextlib.suppress(OSError), outbound:
+            while data := outbound.recv(65536):
+                if inbound in self._sockets:
+                    inbound.sendall(data)
+        self._hang_up(inbound)
+
+    @staticmethod
+    def _hang_up(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        """It listens already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hang up everywhere."""
+        self._hang_up(self._listener)
+        self._listener.close()
+        for connection in self._sockets:
+            self._hang_up(connection)
+            connection.close()

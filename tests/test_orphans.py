@@ -1,0 +1,304 @@
+"""Orphans: what dead coordinators leave when their heartbeat is gone, reaped at the second sighting."""
+
+import os
+import resource
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks import keys, orphans
+from cleanup_tasks.connection import server_time_ms
+from cleanup_tasks.engines import Engine
+from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data, write_coordinators
+from demo.servers import running_server, wait_until
+from tests.sweeping import THRESHOLD_S, Before, all_keys, digest, sweep, write_heartbeat
+from tests.test_cli import COMMAND
+
+
+def age_notes(client: Redis, seconds: int = THRESHOLD_S + 1) -> None:
+    """As if the orphans had been noted that much earlier."""
+    for id_, seen_ms in client.hgetall(keys.SIGHTINGS).items():
+        client.hset(keys.SIGHTINGS, id_, int(seen_ms) - seconds * 1000)
+
+
+def write_orphans(client: Redis, *coordinators: bytes) -> None:
+    """Old coordinators with all keys but the heartbeat."""
+    write_coordinators(client, list(coordinators), 700_000)
+    client.delete(*map(keys.heartbeat, coordinators))
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        (b"blocking:signal:a:b", (b"a:b",)),
+        (b"blocking:signal:", (b"",)),
+        (b"coordinator:activity:a:b", (b"a:b",)),
+        (b"blocking:ack:a:b:c", (b"a",)),
+        (b"blocking:ack::s", (b"",)),
+        (b"blocking:ack:a", ()),
+        (b"blocking:idempotency:a:b:done:1:1760000000000", (b"a", b"b")),
+        (b"blocking:idempotency:a:a:done:1:1760000000000", (b"a",)),
+        (b"blocking:idempotency:a:b:done:one:1760000000000", ()),
+        (b"blocking:idempotency:a:b:done:1:1760000000000:x", ()),
+        (b"blocking:idempotency:a:b:done:1", ()),
+        (b"blocking:idempotency::b:done:1:1760000000000", ()),
+        (b"blocking:idempotency:op1:a", ()),
+        (b"blocking:idempotency:a:init", ()),
+        (b"blocking:heartbeat:a", ()),
+        (b"blocking:cleanup:orphans", ()),
+        (b"coordinator:circuit:a", ()),
+    ],
+)
+def test_whom_a_key_names(key: bytes, names: tuple[bytes, ...]) -> None:
+    assert keys.named(key) == names
+
+
+def test_reaped_at_the_second_sighting(client: Redis, engine: Engine) -> None:
+    # Given two orphans, and one that lives
+    write_orphans(client, b"a", b"b")
+    write_heartbeat(client, b"alive", "active")
+    client.mset({"blocking:signal:alive": "1", "blocking:idempotency:a:alive:done:1:2": "1"})
+    living = {keys.heartbeat(b"alive"), b"blocking:signal:alive", b"blocking:idempotency:a:alive:done:1:2"}
+    before = all_keys(client)
+    # When they are seen for the first time, they are noted and stay
+    first = sweep(client, engine, orphans="reap")
+    assert all_keys(client) == before | {keys.SIGHTINGS}
+    assert (first.orphaned_coordinators_found, first.orphaned_coordinators_reaped) == (2, 0)
+    # Nor are they reaped before the threshold has passed
+    age_notes(client, THRESHOLD_S - 1)
+    assert sweep(client, engine, orphans="reap").keys_deleted == 0
+    # Then they go, and their notes with them
+    age_notes(client, 2)
+    second = sweep(client, engine, orphans="reap")
+    assert all_keys(client) == living
+    assert (second.orphaned_coordinators_found, second.orphaned_coordinators_reaped) == (2, 2)
+    assert second.orphan_keys_deleted == second.keys_deleted == 2 * (KEYS_EACH - 1)
+    assert (second.complete, second.stale_coordinators_found, second.revived_coordinators) == (True, 0, 0)
+    assert sweep(client, engine, orphans="reap").orphaned_coordinators_found == 0
+
+
+def test_report_deletes_and_notes_nothing_and_counts_right(client: Redis, engine: Engine) -> None:
+    write_acceptance_data(client, 100, 10)
+    write_orphans(client, *(b"o%d" % number for number in range(7)))
+    client.mset({"blocking:idempotency:x:y:done:1:2": "1", "blocking:idempotency:op1:z": "1"})
+    before = digest(client)
+    report = sweep(client, engine, dry_run=True, orphans="report")
+    assert digest(client) == before
+    assert report.orphaned_coordinators_found == 7 + 2
+    real = sweep(client, engine, orphans="report")
+    assert (real.orphaned_coordinators_found, real.orphaned_coordinators_reaped) == (9, 0)
+    assert (real.keys_deleted, real.orphan_keys_deleted) == (90 * KEYS_EACH, 0)
+    assert client.dbsize() == 10 * KEYS_EACH + 7 * (KEYS_EACH - 1) + 2
+
+
+def test_off_does_not_look(client: Redis, engine: Engine) -> None:
+    write_orphans(client, b"a")
+    client.config_resetstat()
+    assert sweep(client, engine, orphans="off").orphaned_coordinators_found == 0
+    assert client.info("commandstats")["cmdstat_scan"]["calls"] == 1
+
+
+def test_a_dry_run_says_what_would_go_and_writes_nothing(client: Redis, engine: Engine) -> None:
+    write_orphans(client, b"a", b"b")
+    sweep(client, engine, orphans="reap")
+    age_notes(client)
+    write_orphans(client, b"new")
+    before = digest(client)
+    report = sweep(client, engine, dry_run=True, orphans="reap")
+    assert digest(client) == before
+    assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped) == (3, 2)
+    assert report.orphan_keys_deleted == 2 * (KEYS_EACH - 1)
+
+
+def test_a_starting_coordinator_loses_nothing(client: Redis, engine: Engine) -> None:
+    # Given a coordinator that writes its signal and activity first, and is swept before its heartbeat
+    now_ms = server_time_ms(client)
+    client.mset({keys.signal(b"a"): "1", keys.activity(b"a"): now_ms})
+    assert sweep(client, engine, orphans="reap").orphaned_coordinators_found == 1
+    write_heartbeat(client, b"a", "active")
+    sweep(client, engine, orphans="reap")
+    assert not client.exists(keys.SIGHTINGS), "its note is forgotten"
+    assert client.exists(keys.heartbeat(b"a"), keys.signal(b"a"), keys.activity(b"a")) == 3
+
+
+def ripen(client: Redis, engine: Engine) -> None:
+    """Note all orphans, long enough ago."""
+    sweep(client, engine, orphans="reap")
+    age_notes(client)
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda client: write_heartbeat(client, b"a", "active"),
+        lambda client: write_heartbeat(client, b"a", "stale"),
+        lambda client: client.hset(keys.heartbeat(b"a"), "field", "value"),
+        lambda client: client.set(keys.activity(b"a"), server_time_ms(client)),
+        lambda client: client.hdel(keys.SIGHTINGS, b"a"),
+        lambda client: client.hset(keys.SIGHTINGS, b"a", server_time_ms(client)),
+        lambda client: client.hset(keys.SIGHTINGS, b"a", "nonsense"),
+    ],
+    ids=["beats", "stale beat", "hash for a heartbeat", "works", "forgotten", "noted anew", "odd note"],
+)
+def test_all_is_checked_again_when_it_is_reaped(
+    client: Redis, engine: Engine, meanwhile: Callable[[Redis], object]
+) -> None:
+    write_orphans(client, b"a", b"b")
+    ripen(client, engine)
+    report = sweep(client, Before(engine, lambda *_: meanwhile(client)), orphans="reap")
+    left = set(keys_of(b"a")) - {keys.heartbeat(b"a")}
+    assert all_keys(client) - {keys.heartbeat(b"a"), keys.SIGHTINGS} == left
+    assert report.orphaned_coordinators_reaped == 1
+    assert report.keys_deleted == KEYS_EACH - 1
+
+
+def test_a_fresh_activity_keeps(client: Redis, engine: Engine) -> None:
+    write_orphans(client, b"a")
+    client.set(keys.activity(b"a"), server_time_ms(client))
+    ripen(client, engine)
+    assert sweep(client, engine, orphans="reap").keys_deleted == 0
+    client.set(keys.activity(b"a"), "unreadable")
+    assert sweep(client, engine, orphans="reap").keys_deleted == KEYS_EACH - 1
+
+
+def test_an_ambiguous_ack_waits_for_all_that_it_may_belong_to(client: Redis, engine: Engine) -> None:
+    # Given an ack of "w:1", which has a fresh activity and no heartbeat just now
+    client.set("blocking:ack:w:1:stop", "1")
+    client.set(keys.activity(b"w:1"), server_time_ms(client))
+    ripen(client, engine)
+    sweep(client, engine, orphans="reap")
+    assert client.exists("blocking:ack:w:1:stop")
+
+
+def test_whoever_is_seen_for_the_first_time_keeps_what_it_shares(client: Redis, engine: Engine) -> None:
+    client.mset({"blocking:ack:w:1:stop": "1", "blocking:signal:w": "1"})
+    ripen(client, engine)
+    client.set(keys.signal(b"w:1"), "1")
+    sweep(client, engine, orphans="reap")
+    assert all_keys(client) == {keys.signal(b"w:1"), b"blocking:ack:w:1:stop", keys.SIGHTINGS}
+
+
+@pytest.mark.parametrize(
+    ("others", "gone"),
+    [
+        ([], True),
+        ([b"blocking:heartbeat:a"], False),
+        ([b"blocking:heartbeat:b"], False),
+        ([b"blocking:heartbeat:done"], False),
+        ([b"blocking:heartbeat:a:b"], False),
+    ],
+)
+def test_a_message_that_only_idempotency_names(
+    client: Redis, engine: Engine, others: list[bytes], gone: bool
+) -> None:
+    client.mset({b"blocking:idempotency:a:b:done:1:2": "1", b"blocking:idempotency:op1:a": "1"})
+    ripen(client, engine)
+    for heartbeat in others:
+        write_heartbeat(client, keys.coordinator_of(heartbeat), "active")
+    sweep(client, engine, orphans="reap")
+    assert client.exists("blocking:idempotency:a:b:done:1:2") == (not gone)
+
+
+def test_a_record_of_another_shape_alone_names_nobody(client: Redis, engine: Engine) -> None:
+    client.set("blocking:idempotency:op1:a", "1")
+    assert sweep(client, engine, orphans="reap").orphaned_coordinators_found == 0
+    client.set(keys.signal(b"a"), "1")
+    ripen(client, engine)
+    sweep(client, engine, orphans="reap")
+    assert all_keys(client) == set()
+
+
+def test_an_orphan_with_20000_acks_goes_in_parts(client: Redis, engine: Engine) -> None:
+    write_orphans(client, b"big")
+    client.mset({b"blocking:ack:big:%d" % number: "1" for number in range(20_000)})
+    ripen(client, engine)
+    parts = Before(engine, lambda *_: None)
+    report = sweep(client, parts, orphans="reap")
+    assert all_keys(client) == set()
+    assert report.orphan_keys_deleted == 20_000 + KEYS_EACH - 1
+    assert report.orphaned_coordinators_reaped == 1
+    assert len(parts.batches) > 20
+
+
+def test_notes_are_bounded_and_expire(client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "MAX_NOTES", 10)
+    client.mset({b"blocking:signal:o%d" % number: "1" for number in range(25)})
+    sweep(client, engine, orphans="reap")
+    assert client.hlen(keys.SIGHTINGS) == 10
+    assert THRESHOLD_S < client.ttl(keys.SIGHTINGS) <= 2 * (THRESHOLD_S + 300)
+    # Whoever had to wait gets its turn
+    for left in (15, 5, 0):
+        age_notes(client)
+        sweep(client, engine, orphans="reap")
+        sweep(client, engine, orphans="reap")
+        assert client.dbsize() == left + (left > 0)
+
+
+def test_what_a_stale_coordinator_owns_is_no_orphans(client: Redis, engine: Engine) -> None:
+    write_acceptance_data(client, 20, 10)
+    client.set("blocking:idempotency:test-coordinator-1:unknown:done:1:2", "1")
+    report = sweep(client, engine, orphans="report")
+    assert report.orphaned_coordinators_found == 0
+    assert report.keys_deleted == 10 * KEYS_EACH + 1
+
+
+def test_the_writers_own_pattern(client: Redis, engine: Engine) -> None:
+    """Heartbeats with a TTL below the threshold, other keys without; sweeps all the time."""
+    threshold_s = 2
+    dying = [b"dying-%d" % number for number in range(1_000)]
+    living = [b"living-%d" % number for number in range(100)]
+    write_coordinators(client, dying + living, 0)
+    with client.pipeline() as pipe:
+        for id_ in dying:
+            pipe.pexpire(keys.heartbeat(id_), 1_000)
+        pipe.execute()
+    first_seen_ms: list[int] = []
+    deleted = 0
+
+    def gone() -> bool:
+        nonlocal deleted
+        now_ms = server_time_ms(client)
+        client.mset({keys.heartbeat(id_): now_ms for id_ in living})
+        report = sweep(client, engine, threshold_s=threshold_s, orphans="reap")
+        if report.orphaned_coordinators_found and not first_seen_ms:
+            first_seen_ms.append(now_ms)
+            assert report.keys_deleted == 0
+        if report.keys_deleted:
+            assert server_time_ms(client) - first_seen_ms[0] > threshold_s * 1000
+        deleted += report.keys_deleted
+        return client.dbsize() == 100 * KEYS_EACH
+
+    wait_until(gone, "the orphans are gone", seconds=20)
+    assert deleted == 1_000 * (KEYS_EACH - 1)
+    assert all_keys(client) == {key for id_ in living for key in keys_of(id_)}
+
+
+@pytest.mark.parametrize("more", [[], ["--fallback"]], ids=["lua", "fallback"])
+def test_a_million_related_keys_in_bounded_memory(more: list[str]) -> None:
+    with running_server() as server, server.client() as client:
+        script = "for n = ARGV[1], ARGV[1] + 99999 do redis.call('SET', {} .. n, '1') end"
+        for start in range(0, 500_000, 100_000):
+            client.eval(script.format("'blocking:signal:coordinator-'"), 0, start)
+            client.eval(script.format("'blocking:ack:worker-' .. n .. ':'"), 0, start)
+        assert client.dbsize() == 1_000_000
+        command = [COMMAND, "--orphans", "reap", "--json", *more]
+        environment = {**os.environ, "COORDINATION_REDIS_URL": server.url, "CLEANUP_LOG_FILE": ""}
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=170)
+        age_notes_fast(client)
+        ended = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=170)
+        assert b'"orphanedCoordinatorsFound": 1000000' in ended.stdout
+        assert b'"orphanedCoordinatorsReaped": 100000' in ended.stdout
+        assert client.dbsize() == 900_000
+        # The largest of all children that this process has waited for, in KiB.
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 500_000
+
+
+def age_notes_fast(client: Redis) -> None:
+    client.eval(
+        "local notes = redis.call('HGETALL', KEYS[1])"
+        " for n = 1, #notes, 2 do redis.call('HSET', KEYS[1], notes[n], notes[n + 1] - 601000) end",
+        1,
+        keys.SIGHTINGS,
+    )
