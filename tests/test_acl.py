@@ -162,7 +162,7 @@ def test_what_no_code_can_do_without_is_one_clear_failure(
     assert PASSWORD not in message
     assert URL_PASSWORD not in message
     assert not is_transient(failure.value)
-    assert all_keys(client) - {keys.LOCK.encode()} == before
+    assert all_keys(client) - {keys.LOCK} == before
 
 
 def test_a_wrong_password_is_not_tried_again(server: Server, client: Redis, data: None) -> None:
