@@ -3,7 +3,9 @@
 import time
 import uuid
 
-from cleanup_tasks import keys
+from redis.exceptions import NoPermissionError
+
+from cleanup_tasks import acl, keys
 from cleanup_tasks.endpoint import RELAY
 from cleanup_tasks.engines import Engine, ScriptingRefused
 from cleanup_tasks.engines.lua import LuaEngine
@@ -85,6 +87,9 @@ class Run:
         try:
             with connect(self._settings.coordination_url, self._settings.tls) as servers:
                 self._sweep(servers, progress)
+        except NoPermissionError as error:
+            # The server doesn't say which key, so we say which ones are asked for.
+            raise NoPermissionError(f"{error}; the user needs {acl.RULES}") from error
         finally:
             self._count()
             self.report.add(self._earlier)

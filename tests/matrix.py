@@ -103,7 +103,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _count(terminalreporter: Any, outcomes: list[str]) -> Counter[tuple[str, str]]:
     reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
-    return Counter(value for report in reports for name, value in report.user_properties if name == "matrix")
+    properties = [entry for report in reports for entry in getattr(report, "user_properties", ())]
+    return Counter(value for name, value in properties if name == "matrix")
 
 
 def _cell(passed: int, failed: int) -> str:

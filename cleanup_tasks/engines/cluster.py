@@ -73,7 +73,7 @@ class ClusterEngine:
             tally.fail(batch.owners_beside(unknown))
         self._reap_apart(plan, tally, dry_run)
         if batch.orphaned and not batch.partial and not dry_run:
-            self._forget([id_ for id_, verdict in tally.verdicts.items() if verdict == REAPED])
+            self._forget([id_ for id_, verdict in tally.verdicts.items() if verdict == REAPED], tally)
         gone_on = {id_ for id_ in batch.own if tally.verdicts.get(id_, REAPED) == REAPED}
         self._reap_steps([step.of(gone_on) for step in plan.steps], tally, threshold_s, dry_run)
         return tally.outcome()
@@ -113,9 +113,13 @@ class ClusterEngine:
                 verdicts[id_] = REAPED if ripe else UNRIPE
         return verdicts
 
-    def _forget(self, orphans: list[bytes]) -> None:
-        if orphans:
-            self._cluster.client_for(keys.SIGHTINGS).hdel(keys.SIGHTINGS, *orphans)
+    def _forget(self, orphans: list[bytes], tally: "_Tally") -> None:
+        try:
+            if orphans:
+                self._cluster.client_for(keys.SIGHTINGS).hdel(keys.SIGHTINGS, *orphans)
+        except RedisError as error:
+            # what was deleted must be told all the same
+            self._note(error, tally)
 
     def _reap_apart(self, plan: "Plan", tally: "_Tally", dry_run: bool) -> None:
         """Remove the keys whose owners, all of them, are stale as of just now."""

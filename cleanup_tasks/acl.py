@@ -1,0 +1,24 @@
+"""The smallest ACL user that a sweep needs."""
+
+#: Every key that is read or deleted; the lock is one of the first.
+KEY_PATTERNS = ("blocking:*", "coordinator:activity:*")
+
+#: For either engine: find, read, delete (or count, in a dry run).
+FIND_AND_REAP = ("client|setname", "time", "scan", "mget", "exists", "unlink")
+#: The lock, and whether a dry run looks at a replica.
+LOCK_AND_ROLE = ("set", "get", "pexpire", "role")
+#: The lock and the Python engine.
+TRANSACTIONS = ("watch", "unwatch", "multi", "exec")
+#: The Lua engine alone.
+SCRIPTING = ("evalsha", "script|load")
+COMMANDS = (*FIND_AND_REAP, *LOCK_AND_ROLE, *TRANSACTIONS, *SCRIPTING)
+
+#: Besides, where orphans are reaped: their notes.
+ORPHANS = ("hscan", "hset", "hdel", "hmget", "expire")
+
+#: Besides, with a database number other than 0, and on a cluster.
+DATABASE = ("select",)
+CLUSTER = ("cluster|slots", "asking")
+
+#: What follows ``ACL SETUSER cleanup on >password``.
+RULES = " ".join([*(f"~{pattern}" for pattern in KEY_PATTERNS), *(f"+{command}" for command in COMMANDS)])
