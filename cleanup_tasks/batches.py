@@ -116,11 +116,13 @@ class Collector:
         self._shared: dict[bytes, list[bytes]] = {}
         self._unseen: dict[bytes, set[bytes]] = defaultdict(set)
 
-    def add(self, page: Iterable[bytes]) -> None:
-        """Take in keys; one that no stale coordinator owns, or somebody kept may own, is dropped."""
+    def add(self, page: Iterable[tuple[bytes, list[bytes]]]) -> None:
+        """Take in keys with their possible owners.
+
+        One that no stale coordinator owns, or somebody kept may own, is dropped.
+        """
         stale, kept = self._own, self._kept
-        for key in page:
-            candidates = keys.possible_owners(key)
+        for key, candidates in page:
             if len(candidates) == 1:  # nearly all acks
                 own = stale.get(candidates[0])
                 if own is not None:

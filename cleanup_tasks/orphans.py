@@ -31,13 +31,12 @@ class Orphans:
         #: Acks and records; signals and activities go without saying.
         self.related: list[bytes] = []
 
-    def add(self, page: Iterable[bytes]) -> None:
-        """Take in keys; one that somebody known may own is dropped."""
+    def add(self, page: Iterable[tuple[bytes, list[bytes]]]) -> None:
+        """Take in keys with their possible owners; one that somebody known may own is dropped."""
         known = self._known
-        for key in page:
-            candidates = keys.possible_owners(key)
+        for key, candidates in page:
             if candidates:
-                if not known.isdisjoint(candidates):
+                if candidates[0] in known or not known.isdisjoint(candidates):
                     continue
                 if self._keep_keys:
                     self.related.append(key)

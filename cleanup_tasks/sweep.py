@@ -69,10 +69,11 @@ class Sweep:
         orphans = Orphans(self._kept | self._stale.keys(), keep_keys=self._orphans == "reap")
         for pattern in patterns:
             for page in self._scan(pattern, "collecting"):
+                owned = [(key, keys.possible_owners(key)) for key in page]
                 if self._stale:
-                    collector.add(page)
+                    collector.add(owned)
                 if looking:
-                    orphans.add(page)
+                    orphans.add(owned)
         self._reap_all(collector, len(self._stale))
         if self._servers.failure is None:  # else a heartbeat may only be out of sight
             self._report.orphaned_coordinators_found = len(orphans.ids)
@@ -92,7 +93,7 @@ class Sweep:
         ripe = sightings.ripe(orphans.ids, server_time_ms(client), threshold_s, write=not report.dry_run)
         # Whoever is not ripe may be alive, and keeps what it shares with those who are.
         collector = Collector(ripe, orphans.ids - ripe, orphaned=True)
-        collector.add(orphans.related)
+        collector.add((key, keys.possible_owners(key)) for key in orphans.related)
         self._reap_all(collector, len(ripe))
 
     def _reap_all(self, collector: Collector, total: int) -> None:

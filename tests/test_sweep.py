@@ -162,7 +162,7 @@ def test_many_that_share_records_go_in_parts(client: Redis, engine: Engine) -> N
 
 def test_batches_are_filled_evenly() -> None:
     collector = Collector([b"c%d" % number for number in range(5_000)], set())
-    collector.add(b"blocking:ack:c%d:s" % number for number in range(5_000))
+    collector.add((b"blocking:ack:c%d:s" % number, [b"c%d" % number]) for number in range(5_000))
     sizes = [batch.size for batch in collector.batches()]
     assert sum(sizes) == 5_000 * 4
     assert all(BATCH_KEYS - 10 < size <= BATCH_KEYS for size in sizes[:-1])
