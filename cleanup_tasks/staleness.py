@@ -22,6 +22,11 @@ MAX_DEPTH = 100
 MAX_BYTES = 65_536
 
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
+#: What most writers write, read without a parser: a third of the time, and the same answer.
+_USUAL = re.compile(
+    rb'\{"coordinatorId": ?"[^"\\\0]{0,1000}", ?'
+    rb'"(?:timestamp|lastHeartbeat|lastActivity)": ?([1-9]\d{0,14})\}'
+)
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -46,7 +51,12 @@ def time_of(value: bytes | None, now_ms: int) -> float | None:
 
     `now_ms` is the server's time; a time a little ahead of it counts as now.
     """
-    document = _parse(value) if value is not None else None
+    if value is None:
+        return None
+    usual = _USUAL.fullmatch(value)
+    if usual:
+        return _plausible(float(usual[1]), now_ms)
+    document = _parse(value)
     if not isinstance(document, dict):
         return _plausible(document, now_ms)
     newest = None

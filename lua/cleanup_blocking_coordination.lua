@@ -35,6 +35,7 @@
 local REAPED, ACTIVE, UNREADABLE, GONE, UNRIPE = 0, -1, -2, -3, -4
 
 local FIELDS = {'timestamp', 'lastHeartbeat', 'lastActivity'}
+local IS_FIELD = {timestamp = true, lastHeartbeat = true, lastActivity = true}
 local LITERALS = {['true'] = true, ['false'] = true, ['null'] = true}
 local EARLIEST_MS = 1000000000000
 local FUTURE_MS = 86400000
@@ -100,6 +101,9 @@ end
 
 -- The time in ms that a value yields, or nil.
 local function time_of(value)
+  -- What most writers write is read without a parser: a third of the time, and the same answer.
+  local field, digits = (value or ''):match('^{"coordinatorId": ?"[^"\\%z]*", ?"(%a+)": ?([1-9]%d*)}$')
+  if IS_FIELD[field] and #value <= 1000 and #digits <= 15 then return plausible(tonumber(digits)) end
   if not value or #value > MAX_BYTES or value:find('\0', 1, true) or not plain(value) then return nil end
   local readable, document = pcall(cjson.decode, value)
   if not readable then return nil end

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -195,8 +196,8 @@ class Meddling(PythonEngine):
         self._meddle = meddle
         self.judged: list[int] = []
 
-    def _judge(self, pipe: object, judged: list[bytes], threshold_s: int) -> list[int]:
-        verdicts = super()._judge(pipe, judged, threshold_s)  # type: ignore[arg-type]
+    def _judge(self, *arguments: Any) -> list[int]:
+        verdicts = super()._judge(*arguments)
         self.judged.append(len(verdicts))
         self._meddle(len(self.judged))
         return verdicts

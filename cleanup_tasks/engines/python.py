@@ -1,6 +1,5 @@
 """The Python engine: the same step without scripting, by WATCH, MULTI and EXEC."""
 
-from itertools import compress
 from typing import cast
 
 from redis import Redis
@@ -55,12 +54,21 @@ class PythonEngine:
         notes = [keys.SIGHTINGS] if batch.orphaned else []
         with self._client.pipeline() as pipe:
             pipe.watch(*judged, *beats, *activities, *notes)  # type: ignore[no-untyped-call]
+            now_ms = server_time_ms(pipe)
+            names = [*judged, *activities]
+            values = dict(zip(names, cast(list[bytes | None], pipe.mget(names)), strict=True))
+
+            def is_active(activity: bytes) -> bool:
+                return judge_value(values[activity], now_ms, threshold_s) is State.ACTIVE
+
             if unseen:
-                newcomers = self._newcomers(pipe, beats, activities, threshold_s)
-                if any(newcomers):
-                    return Outcome(newcomers=frozenset(compress(unseen, newcomers)))
+                beating = self._existing(pipe, beats)
+                rows = zip(unseen, beats, activities, strict=True)
+                newcomers = {id_ for id_, beat, worked in rows if beat in beating or is_active(worked)}
+                if newcomers:
+                    return Outcome(newcomers=frozenset(newcomers))
             judge_all = self._judge_orphans if batch.orphaned else self._judge
-            verdicts = dict(zip(batch.own, judge_all(pipe, judged, threshold_s), strict=True))
+            verdicts = dict(zip(batch.own, judge_all(pipe, judged, values, now_ms, threshold_s), strict=True))
             shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
             doomed = [key for key, verdict in zip(batch.shared, shared, strict=True) if verdict == REAPED]
             reaped = [coordinator for coordinator, verdict in verdicts.items() if verdict == REAPED]
@@ -75,41 +83,42 @@ class PythonEngine:
                 deleted = pipe.execute()[0]
         return Outcome(list(verdicts.values()), shared, deleted)
 
-    def _newcomers(
-        self, pipe: Pipeline, beats: list[bytes], activities: list[bytes], threshold_s: int
-    ) -> list[bool]:
-        """Who of those that had no heartbeat has one now, or a fresh activity."""
-        any_beats = pipe.exists(*beats)
-        values = cast(list[bytes | None], pipe.mget(activities))
-        now_ms = server_time_ms(pipe) if any(values) else 0
-        return [
-            judge_value(value, now_ms, threshold_s) is State.ACTIVE or bool(any_beats and pipe.exists(beat))
-            for beat, value in zip(beats, values, strict=True)
-        ]
+    @staticmethod
+    def _existing(pipe: Pipeline, names: list[bytes]) -> set[bytes]:
+        """Which keys there are, of whatever type: usually none, which takes one command."""
+        return {name for name in names if pipe.exists(name)} if pipe.exists(*names) else set()
 
-    def _judge(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
-        """A verdict per heartbeat and activity; every key that is read here is watched."""
-        now_ms = server_time_ms(pipe)
-        values = cast(list[bytes | None], pipe.mget(judged))
+    def _judge(
+        self,
+        pipe: Pipeline,
+        judged: list[bytes],
+        values: dict[bytes, bytes | None],
+        now_ms: int,
+        threshold_s: int,
+    ) -> list[int]:
+        """A verdict per heartbeat and activity; every value was read after it was watched."""
         verdicts = []
-        for key, beat, worked in zip(judged[::2], values[::2], values[1::2], strict=True):
-            verdict = VERDICTS[judge(beat, worked, now_ms, threshold_s)]
-            gone = beat is None and not pipe.exists(key)
+        for beat, worked in zip(judged[::2], judged[1::2], strict=True):
+            verdict = VERDICTS[judge(values[beat], values[worked], now_ms, threshold_s)]
+            gone = values[beat] is None and not pipe.exists(beat)
             verdicts.append(GONE if gone else verdict)
         return verdicts
 
-    def _judge_orphans(self, pipe: Pipeline, judged: list[bytes], threshold_s: int) -> list[int]:
+    def _judge_orphans(
+        self,
+        pipe: Pipeline,
+        judged: list[bytes],
+        values: dict[bytes, bytes | None],
+        now_ms: int,
+        threshold_s: int,
+    ) -> list[int]:
         """The same for coordinators that must have no heartbeat."""
-        now_ms = server_time_ms(pipe)
-        ids = [keys.coordinator_of(key) for key in judged[::2]]
+        beats = judged[::2]
+        beating = self._existing(pipe, beats)
+        ids = list(map(keys.coordinator_of, beats))
         notes = cast(list[bytes | None], pipe.hmget(keys.SIGHTINGS, ids))
-        activities = cast(list[bytes | None], pipe.mget(judged[1::2]))
-        any_beats = pipe.exists(*judged[::2])
         verdicts = []
-        for key, worked, first_seen in zip(judged[::2], activities, notes, strict=True):
-            if any_beats and pipe.exists(key):
-                verdicts.append(ACTIVE)
-            else:
-                ripe = is_orphan_ripe(worked, first_seen, now_ms, threshold_s)
-                verdicts.append(REAPED if ripe else UNRIPE)
+        for beat, worked, first_seen in zip(beats, judged[1::2], notes, strict=True):
+            ripe = is_orphan_ripe(values[worked], first_seen, now_ms, threshold_s)
+            verdicts.append(ACTIVE if beat in beating else REAPED if ripe else UNRIPE)
         return verdicts
