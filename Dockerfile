@@ -1,11 +1,11 @@
 # The worker, the beat and Flower: one image, the command says which.
 FROM python:3.13-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE celeryconfig.py ./
+COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py ./
 COPY cleanup_tasks cleanup_tasks
 COPY lua lua
 RUN python -m venv /opt/cleanup \
-    && /opt/cleanup/bin/pip install --no-cache-dir .
+    && /opt/cleanup/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.13-slim
 COPY --from=build /opt/cleanup /opt/cleanup

@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test up lint bench clean
+.PHONY: demo test test-servers up lint bench picture clean
 
 demo: .venv/demo  ## the main job on real data; ends by itself
 	@$(BIN)/python -m demo
@@ -12,6 +12,12 @@ up: .venv/demo  ## server, worker, beat and Flower until Ctrl-C
 
 test: .venv/test  ## everything, against real servers that the tests start
 	$(BIN)/python -m pytest
+
+test-servers: .venv/test  ## besides, all that needs programs of the system; .ci/run says which
+	$(BIN)/python -m pytest --all-servers -m ""
+
+picture: .venv/test  ## docs/flower.png
+	$(BIN)/python -m demo.screenshot
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from demo.stack import ROOT
 from tests.compose import Compose, resolved, seconds
 from tests.scraping import scrape
 
+pytestmark = pytest.mark.debian
+
 PASSWORDS = {
     "REDIS_PASSWORD": "redissecret",
     "BROKER_PASSWORD": "brokersecret",

@@ -14,6 +14,8 @@ from demo.screenshot import Shown, rows, shown_runs
 from demo.servers import Server, free_port
 from demo.stack import ROOT
 
+pytestmark = pytest.mark.debian
+
 
 @pytest.fixture(scope="module")
 def shown() -> Iterator[Shown]:

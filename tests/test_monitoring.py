@@ -22,6 +22,8 @@ from demo.servers import Server, free_port, running_server, stop, wait_until
 from demo.stack import ROOT
 from tests.scraping import scrape
 
+pytestmark = pytest.mark.debian
+
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
 #: What Grafana puts in for its variables.

@@ -15,6 +15,8 @@ from demo.servers import wait_until
 from demo.stack import ROOT
 from tests.compose import Compose, resolved
 
+pytestmark = pytest.mark.debian
+
 MANUAL = (ROOT / "docs" / "operations.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", MANUAL, re.S | re.M) for line in block.splitlines()

@@ -37,7 +37,7 @@ PLAIN = [line for line in COMMANDS if not line.startswith("celery")]
 
 
 @pytest.mark.parametrize("command", PLAIN)
-def test_command(server: Server, client: Redis, command: str) -> None:
+def test_command(server: Server, client: Redis, command: str, tmp_path: Path) -> None:
     write_acceptance_data(client, 100, 10)
     tools = [Path(sys.executable).parent, Path(__redis_executable__).parent, os.environ["PATH"]]
     environment = {
@@ -50,8 +50,9 @@ def test_command(server: Server, client: Redis, command: str) -> None:
     if command.startswith("redis-cli"):
         command = command.replace("redis-cli", f"redis-cli -p {server.port}", 1)
     words = shlex.split(command)
+    (tmp_path / "lua").symlink_to(ROOT / "lua")
     ended = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "540" in ended.stdout

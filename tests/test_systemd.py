@@ -10,6 +10,8 @@ import pytest
 
 from demo.stack import ROOT
 
+pytestmark = pytest.mark.debian
+
 UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 #: systemd's own measure, 0 (closed) to 10 (open); below 2 it says OK.
