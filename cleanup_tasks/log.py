@@ -1,9 +1,11 @@
 """The log: the original's lines, in its form, in its file."""
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
+import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Literal
@@ -56,6 +58,10 @@ class SharedFile(RotatingFileHandler):
         finally:
             os.close(folder)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        """A disk that is full costs one warning, and no sweep."""
+        give_up(Path(self.baseFilename), sys.exc_info()[1])
+
     def _follow(self) -> None:
         """Open the file anew if another process, or logrotate, has moved it."""
         if self.stream is None:
@@ -69,15 +75,30 @@ class SharedFile(RotatingFileHandler):
             self.stream = self._open()
 
 
+#: Files that could not be written; a worker that runs for months says so once.
+_given_up: set[Path] = set()
+
+
+def give_up(path: Path, error: BaseException | None) -> None:
+    """Go on without a log file."""
+    _given_up.add(path)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, SharedFile)]:
+        logger.removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
+    logger.warning("Log file can't be written, going on without: %s", error)
+
+
 def open_log_file(path: Path | None) -> None:
-    """Add the log file, once per process; one that can't be written costs a warning."""
-    if path is None or any(isinstance(handler, SharedFile) for handler in logger.handlers):
+    """Add the log file, once per process; one that can't be written costs one warning."""
+    opened = any(isinstance(handler, SharedFile) for handler in logger.handlers)
+    if path is None or path in _given_up or opened:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = SharedFile(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
     except OSError as error:
-        logger.warning("Log file can't be written, going on without: %s", error)
+        give_up(path, error)
         return
     handler.setFormatter(FORMAT)
     logger.addHandler(handler)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from cleanup_tasks.options import Options
+from cleanup_tasks.run import Run
+from cleanup_tasks.settings import load_settings
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import fleet
 from demo.servers import Server
@@ -179,3 +182,18 @@ def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
     found = sorted(line.split("[INFO] ")[1] for file in files for line in file.read_text().splitlines())
     assert found == sorted(f"writer {writer} line {line}" for writer in range(3) for line in range(600))
     assert sorted(file.stat().st_size > 9_900 for file in files) == [False] + [True] * (len(files) - 1)
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null/cleanup.log"], ids=["disk full", "no folder"])
+def test_a_file_that_cannot_be_written_costs_one_warning_and_no_sweep(
+    server: Server, client: Redis, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    some_coordinators(client)
+    settings = load_settings(coordination_redis_url=server.url, cleanup_log_file=path)
+    with caplog.at_level("WARNING"):
+        announced = Run(settings, Options(dry_run=True)).sweep()
+        done = Run(settings, Options()).sweep()
+    assert announced.complete
+    assert done.complete
+    assert client.dbsize() == announced.keys_deleted // 3
+    assert caplog.text.count("Log file can't be written") == 1
