@@ -138,6 +138,8 @@ class Cluster:
                 return
 
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
+        if None in self._owners:
+            self.note(ClusterDownError("no primary serves some of the slots"))
         cursors = dict.fromkeys(self._primaries, 0)
         while cursors:
             pages = self.side_by_side(

@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from cleanup_tasks.address import Address
 
@@ -56,11 +56,21 @@ def primary_of(address: Address, tls: Tls | None = None) -> Redis:
     connections. The login is the server's, not the sentinels'.
     """
     transport = _transport(address, tls)
-    sentinel = Sentinel(address.hosts, sentinel_kwargs={**transport, **_behaviour()})  # type: ignore[no-untyped-call]
+    sentinel = _Sentinels(address.hosts, sentinel_kwargs={**transport, **_behaviour()})  # type: ignore[no-untyped-call]
     client = sentinel.master_for(  # type: ignore[no-untyped-call]
         address.service, **_login(address), **transport, **_behaviour()
     )
     return cast(Redis, client)
+
+
+class _Sentinels(Sentinel):
+    """Says in one line that there is no primary; redis-py shows every client with all its options."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError:
+            raise MasterNotFoundError(f"no sentinel names a primary of {service_name!r}") from None
 
 
 def _behaviour() -> dict[str, Any]:
