@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,3 +245,10 @@ def test_a_dry_run_says_that_it_looks_at_a_replica(
             report: Report = Run(settings, Options(dry_run=True)).sweep()
     assert report.keys_deleted == 18
     assert "replica" in caplog.text
+
+
+def test_the_readme_names_the_smallest_user() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"ACL SETUSER cleanup on >password {acl.RULES}\n" in readme
+    for more in (acl.ORPHANS, acl.DATABASE, acl.CLUSTER):
+        assert f"`{' '.join(f'+{command}' for command in more)}`" in readme
