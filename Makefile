@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-servers up lint bench picture clean
+.PHONY: demo test test-servers test-redis-py-6 up lint bench picture clean
 
 demo: .venv/demo  ## the main job on real data; ends by itself
 	@$(BIN)/python -m demo
@@ -16,6 +16,9 @@ test: .venv/test  ## everything, against real servers that the tests start
 test-servers: .venv/test  ## besides, all that needs programs of the system; .ci/run says which
 	$(BIN)/python -m pytest --all-servers -m ""
 
+test-redis-py-6: .venv-redis6/test  ## the engine tests with the oldest redis-py that kombu takes
+	.venv-redis6/bin/python -m pytest --all-servers -m every_server
+
 picture: .venv/test  ## docs/flower.png
 	$(BIN)/python -m demo.screenshot
 
@@ -28,7 +31,7 @@ bench: .venv/demo
 	@$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-redis6
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
@@ -41,4 +44,11 @@ clean:
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
 	@$(PIP) --editable '.[demo,test]'
+	@touch $@
+
+.venv-redis6/test: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PYTHON) -m venv .venv-redis6
+	@grep -v '^redis==' constraints.txt > .venv-redis6/constraints.txt
+	@.venv-redis6/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-redis6/constraints.txt --editable '.[demo,test]' 'redis[hiredis]==6.4.0'
 	@touch $@

@@ -1,10 +1,12 @@
 """The servers that the engine tests run on, and the table of servers and engines after a run."""
 
+import os
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ DEFAULT = "valkey 9"
 
 
 def _on_path() -> str:
-    found = shutil.which("redis-server")
+    # An activated environment has another server's wheel first on the PATH.
+    folders = [folder for folder in os.get_exec_path() if not Path(folder, "activate").exists()]
+    found = shutil.which("redis-server", path=os.pathsep.join(folders))
     if found is None:
         raise FileNotFoundError("no redis-server on PATH (Debian: apt-get install redis-server)")
     return found
