@@ -32,9 +32,9 @@ worker_prefetch_multiplier = 1
 task_track_started = True
 
 # Both below the interval, so that a stuck run never meets the next one.
-task_annotations = {
-    "cleanup_tasks.cleanup*": {"soft_time_limit": 0.8 * _interval_s, "time_limit": 0.9 * _interval_s},
-}
+_limits = {"soft_time_limit": 0.8 * _interval_s, "time_limit": 0.9 * _interval_s}
+# whole names: Celery knows no patterns here
+task_annotations = dict.fromkeys(("cleanup_tasks.cleanup", "cleanup_tasks.cleanup_fallback"), _limits)
 
 # Flower lives on these events.
 worker_send_task_events = True

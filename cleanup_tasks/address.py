@@ -22,6 +22,8 @@ class Layout(Enum):
     SENTINEL = "+sentinel"
 
 
+#: A host without a port, where it has a variable of its own: no brackets around IPv6.
+HOST_NAME = r"^([0-9A-Fa-f]*:[0-9A-Fa-f:.]*|[^\[\]:@/?#,\s]+)$"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\s]+)(?::([0-9]{1,5}))?")
 _TCP = re.compile(
     r"redis(?P<tls>s?)(?P<layout>|\+cluster|\+sentinel)://(?:(?P<login>[^/]*)@)?(?P<hosts>[^/@?#]*)(?P<path>/[^?#]*)?"

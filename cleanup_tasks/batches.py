@@ -1,8 +1,9 @@
 """Groups the keys of stale coordinators into batches that an engine can reap in one atomic step."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from cleanup_tasks import keys
 
@@ -11,6 +12,8 @@ BATCH_KEYS = 1_000
 #: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
 #: most about 5 ms; a larger one goes in parts, heartbeats last.
 WHOLE_KEYS = 5_000
+#: To parse this much of a value takes the server as long as to delete a key.
+BYTES_LIKE_A_KEY = 20
 
 
 @dataclass(slots=True)
@@ -108,13 +111,26 @@ def _owned_by(key: bytes, ids: Container[bytes]) -> bool:
 class Collector:
     """Sorts the related keys that a scan finds to the stale coordinators that own them."""
 
-    def __init__(self, stale: Iterable[bytes], kept: Set[bytes], *, orphaned: bool = False) -> None:
-        """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes."""
+    def __init__(
+        self,
+        stale: Iterable[bytes],
+        kept: Set[bytes],
+        *,
+        orphaned: bool = False,
+        value_bytes: Mapping[bytes, int] = MappingProxyType({}),
+    ) -> None:
+        """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes.
+
+        `value_bytes`: how long the values are by which an id is judged.
+        """
+        self._value_bytes = value_bytes
         self._orphaned = orphaned
         self._own: dict[bytes, set[bytes]] = {coordinator: set() for coordinator in stale}
         self._kept = kept
         self._shared: dict[bytes, list[bytes]] = {}
         self._unseen: dict[bytes, set[bytes]] = defaultdict(set)
+        #: Those of which a record stays, for somebody kept may own it too.
+        self.held: set[bytes] = set()
 
     def add(self, page: Iterable[tuple[bytes, list[bytes]]]) -> None:
         """Take in keys with their possible owners.
@@ -129,7 +145,10 @@ class Collector:
                     own.add(key)
                 continue
             owners = [id_ for id_ in candidates if id_ in stale]
-            if not owners or not kept.isdisjoint(candidates):
+            if not kept.isdisjoint(candidates):
+                self.held.update(owners)
+                continue
+            if not owners:
                 continue
             if len(owners) == 1:
                 stale[owners[0]].add(key)
@@ -149,6 +168,7 @@ class Collector:
             for member in members:
                 group_size += 3 + len(self._own[member]) + len(by_owner.get(member, ()))
                 group_size += 2 * len(self._unseen.get(member, ()))
+                group_size += self._value_bytes.get(member, 0) // BYTES_LIKE_A_KEY
             if size and size + group_size > BATCH_KEYS:
                 yield batch
                 batch, size = Batch(orphaned=self._orphaned), 0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,8 @@ def main(
     a wrong option. Settings come from the environment; see README.
     """
     try:
-        settings = load_settings(**({"coordination_redis_url": SecretStr(redis_url)} if redis_url else {}))
+        given = {} if redis_url is None else {"coordination_redis_url": SecretStr(redis_url)}
+        settings = load_settings(**given)
     except InvalidSettings as error:
         raise click.UsageError(str(error)) from None
     checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
@@ -83,8 +85,8 @@ def main(
     )
     with _metrics_file(metrics_file, settings):
         status = _sweep(run)
-    if as_json and run.reached:
-        click.echo(json.dumps(run.report.metrics(), indent=2))
+        if as_json and run.reached:
+            _print(json.dumps(run.report.metrics(), indent=2))
     sys.exit(status)
 
 
@@ -121,6 +123,10 @@ def _sweep(run: Run) -> int:
         logger.error("Cleanup failed: %s", error)
         run.report.cleanup_errors = max(1, run.report.cleanup_errors)
         log_report(run.report)
+        run.end("failed")
+        return ERRORS
+    except Exception as error:
+        logger.error("Cleanup failed unexpectedly: %r", error)
         run.end("failed")
         return ERRORS
     except KeyboardInterrupt:
@@ -160,7 +166,17 @@ class _Terminal(logging.Handler):
         self.setFormatter(FORMAT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=self._as_json)
+        _print(self.format(record), err=self._as_json)
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    """A line for whoever reads on; where nobody does any more (``| head``) the sweep goes on all the same."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
+        os.close(nowhere)
 
 
 def _log_to_terminal(as_json: bool, verbose: bool) -> None:

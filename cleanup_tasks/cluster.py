@@ -136,6 +136,7 @@ class Cluster:
             self.refresh()
             if self._owners == before:
                 return
+        self.note(TryAgainError("slots moved during every scan"))
 
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
         if None in self._owners:

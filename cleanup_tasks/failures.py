@@ -1,5 +1,7 @@
 """Which failure is which: whether to try again, and whom to tell."""
 
+import re
+
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -20,14 +22,17 @@ from cleanup_tasks.engines import ScriptingRefused
 #: CLUSTERDOWN; LOADING is a ConnectionError.
 TROUBLE = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 #: The same, where redis-py has no class: by the first word of the answer.
-TROUBLE_CODES = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
+#: A pipeline puts the command in front.
+_TROUBLE_CODE = re.compile(
+    r"(?:Command # \d+ .* of pipeline caused error: )?(?:BUSY|MISCONF|NOREPLICAS) ", re.DOTALL
+)
 
 
 def is_server_trouble(error: Exception) -> bool:
     """Whether an error answer is about the server's state, not about what was asked."""
     if not isinstance(error, ResponseError):
         return False
-    return isinstance(error, TROUBLE) or str(error).split(" ", 1)[0] in TROUBLE_CODES
+    return isinstance(error, TROUBLE) or _TROUBLE_CODE.match(str(error)) is not None
 
 
 def is_transient(error: Exception) -> bool:

@@ -95,7 +95,7 @@ def named(key: bytes) -> tuple[bytes, ...]:
     if key.startswith(ACTIVITY):
         return (key[len(ACTIVITY) :],)
     if key.startswith(ACK):
-        return (key[len(ACK) :].split(b":", 1)[0],) if key.count(b":") > 2 else ()
+        return (key[len(ACK) :].split(b":", 1)[0],) if 2 < key.count(b":") <= MAX_SEGMENTS + 1 else ()
     if key.startswith(IDEMPOTENCY):
         message = _MESSAGE.fullmatch(key, len(IDEMPOTENCY))
         return tuple(dict.fromkeys(message.groups())) if message else ()

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from redis import Redis
-from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, WatchError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError, WatchError
 
 from cleanup_tasks import keys
 from cleanup_tasks.log import logger
@@ -42,6 +42,11 @@ class SweepLock:
                 self._held = self._if_owned(renew=True)
         except (OutOfMemoryError, NoPermissionError) as error:
             logger.warning("Sweep lock can't be written, going on without: %s", error)
+            return True
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            logger.warning("Sweep lock is somebody's key of another type, going on without: %s", error)
             return True
         return self._held
 

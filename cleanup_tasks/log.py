@@ -49,12 +49,18 @@ class SharedFile(RotatingFileHandler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, with the folder locked."""
-        folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY)
+        """Write a line, with the folder locked; where that fails, standard error says so."""
+        try:
+            folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY)
+        except OSError:
+            self.handleError(record)
+            return
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             self._follow()
             super().emit(record)
+        except OSError:
+            self.handleError(record)
         finally:
             os.close(folder)
 
@@ -72,32 +78,33 @@ class SharedFile(RotatingFileHandler):
             moved = True
         if moved:
             self.stream.close()
-            self.stream = self._open()
+            self.stream = None  # the next line opens it
 
 
-#: Files that could not be written; a worker that runs for months says so once.
-_given_up: set[Path] = set()
+#: Files that could not be written; a worker that runs for months says so once, and tries every sweep.
+_warned: set[Path] = set()
 
 
 def give_up(path: Path, error: BaseException | None) -> None:
     """Go on without a log file."""
-    _given_up.add(path)
     for handler in [handler for handler in logger.handlers if isinstance(handler, SharedFile)]:
         logger.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
-    logger.warning("Log file can't be written, going on without: %s", error)
+    if path not in _warned:
+        _warned.add(path)
+        logger.warning("Log file can't be written, going on without: %s", error)
 
 
 def open_log_file(path: Path | None) -> None:
-    """Add the log file, once per process; one that can't be written costs one warning."""
-    opened = any(isinstance(handler, SharedFile) for handler in logger.handlers)
-    if path is None or path in _given_up or opened:
+    """Add the log file, if it is not there yet; one that can't be written costs one warning."""
+    if path is None or any(isinstance(handler, SharedFile) for handler in logger.handlers):
         return
     try:
+        path = path.expanduser().absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = SharedFile(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
         give_up(path, error)
         return
     handler.setFormatter(FORMAT)

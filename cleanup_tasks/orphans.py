@@ -5,7 +5,7 @@ sees is noted with the server's time, and only a later sweep may reap it, once i
 than the threshold ago. The notes are one hash in the coordination Redis (`keys.SIGHTINGS`).
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, OutOfMemoryError
@@ -57,32 +57,57 @@ class Sightings:
         self._client = client
         self._ttl_s = ttl_s
 
-    def ripe(self, orphans: Set[bytes], now_ms: int, threshold_s: int, *, write: bool) -> set[bytes]:
-        """The orphans that were first seen more than the threshold ago.
+    def ripe(self, orphans: Set[bytes], now_ms: int, threshold_s: int, *, write: bool) -> dict[bytes, int]:
+        """The orphans that were first seen more than the threshold ago, with when that was.
 
         With `write`, those seen for the first time are noted, and those that are orphans no more forgotten.
         """
-        scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
-        noted = {id_: int(seen_ms) for id_, seen_ms in scanned if seen_ms.isdigit()}
+        noted = self._noted()
         if write:
             fresh = [id_ for id_ in orphans if id_ not in noted]
             self._note(fresh, noted.keys() - orphans, MAX_NOTES - len(noted), now_ms)
-        ripe = (id_ for id_, seen_ms in noted.items() if is_older(seen_ms, now_ms, threshold_s))
-        return {id_ for id_ in ripe if id_ in orphans}
+        return {
+            id_: seen_ms
+            for id_, seen_ms in noted.items()
+            if id_ in orphans and is_older(seen_ms, now_ms, threshold_s)
+        }
+
+    def keep(self, notes: Mapping[bytes, int]) -> None:
+        """Note again, as first seen then, those of which a record is left that waits for somebody else."""
+        if notes:
+            self._write((), notes)
+
+    def forget(self, living: Set[bytes]) -> None:
+        """Forget those that have a heartbeat, for a sweep that notes nobody."""
+        try:
+            if not self._client.exists(keys.SIGHTINGS):
+                return
+            for chunk in _chunks(self._noted().keys() & living):
+                self._client.hdel(keys.SIGHTINGS, *chunk)
+        except NoPermissionError:
+            return  # who may not read the notes has never written one
+
+    def _noted(self) -> dict[bytes, int]:
+        scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
+        return {id_: int(seen_ms) for id_, seen_ms in scanned if seen_ms.isdigit()}
 
     def _note(self, fresh: list[bytes], forgotten: Set[bytes], room: int, now_ms: int) -> None:
         room += len(forgotten)
         if len(fresh) > room:
             logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
+        self._write(forgotten, dict.fromkeys(fresh[:room], now_ms))
+
+    def _write(self, forgotten: Iterable[bytes], notes: Mapping[bytes, int]) -> None:
         try:
-            for chunk in _chunks(list(forgotten)):
+            for chunk in _chunks(forgotten):
                 self._client.hdel(keys.SIGHTINGS, *chunk)
-            for chunk in _chunks(fresh[:room]):
-                self._client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(chunk, now_ms))
+            for chunk in _chunks(notes):
+                self._client.hset(keys.SIGHTINGS, mapping={id_: notes[id_] for id_ in chunk})
             self._client.expire(keys.SIGHTINGS, self._ttl_s)
         except (OutOfMemoryError, NoPermissionError) as error:
             logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)
 
 
-def _chunks(ids: list[bytes]) -> Iterable[list[bytes]]:
+def _chunks(some: Iterable[bytes]) -> Iterable[list[bytes]]:
+    ids = list(some)
     return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))

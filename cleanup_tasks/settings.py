@@ -37,7 +37,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    redis_host: Annotated[str, Field(min_length=1, description="a host name or address")] = "localhost"
+    redis_host: Annotated[
+        str, Field(pattern=address.HOST_NAME, description="a host name or address, without a port")
+    ] = "localhost"
     redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
     redis_password: Annotated[SecretStr | None, Field(description="text")] = None
     redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
@@ -113,8 +115,8 @@ class Settings(BaseSettings):
 
     @property
     def log_path(self) -> Path | None:
-        """Where the log file is, or None where it is turned off."""
-        return Path(self.cleanup_log_file).expanduser() if self.cleanup_log_file else None
+        """Where the log file is, perhaps with a ``~``, or None where it is turned off."""
+        return Path(self.cleanup_log_file) if self.cleanup_log_file else None
 
     @property
     def beat_path(self) -> Path | None:
@@ -147,7 +149,8 @@ def faults(error: ValidationError, model: type[Any]) -> str:
         name = str(fault["loc"][0])
         known = model.model_fields.get(name)
         accepted = known.description if known else f"not known; known are {', '.join(model.model_fields)}"
-        shown = known is not None and "Secret" not in str(known.annotation)
+        # A URL with a password may have strayed into any of them.
+        shown = known is not None and "Secret" not in str(known.annotation) and "@" not in str(fault["input"])
         spelled = name.upper() if issubclass(model, BaseSettings) else name
         lines.append(f"{spelled}: {accepted}" + (f" (not {fault['input']!r})" if shown else ""))
     return "; ".join(lines)

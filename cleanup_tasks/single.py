@@ -11,7 +11,7 @@ from cleanup_tasks.connection import scan_page, server_time_ms, time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
 
 #: Values that one MGET reads.
-READ_KEYS = 1_000
+READ_KEYS = 100
 
 
 class SingleServer:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from redis.exceptions import RedisError
+
 from cleanup_tasks import keys
 from cleanup_tasks.batches import Batch, Collector
 from cleanup_tasks.connection import server_time_ms
@@ -54,18 +56,28 @@ class Sweep:
         self._report = report
         self._progress = progress
         self._max_named = max_named
-        self._stale: dict[bytes, None] = {}
+        #: id -> bytes of its two values, which the engine reads once more.
+        self._stale: dict[bytes, int] = {}
         self._kept: set[bytes] = set()
         self._revived: set[bytes] = set()
+        #: Of which a part was given up: what else they have may go, their heartbeats stay.
+        self._given_up: set[bytes] = set()
         self._named = 0
+        #: Orphans that keep a record, and so are not yet done with.
+        self._held: set[bytes] = set()
 
     def run(self) -> None:
         """Sweep once. Raises what the client raises; the report then says what was done up to there."""
         self._find()
         self._report.stale_coordinator_ids = list(self._stale)
+        if self._orphans != "reap" and not self._report.dry_run:
+            try:
+                self._sightings().forget(self._kept | self._stale.keys())
+            except RedisError as error:  # of a cluster this may be the one primary that is lost
+                logger.warning("Orphans that live again can't be forgotten: %s", error)
         looking = self._orphans != "off"
         patterns = keys.ORPHAN_PATTERNS if looking else (keys.RELATED_PATTERN,) if self._stale else ()
-        collector = Collector(self._stale, self._kept)
+        collector = Collector(self._stale, self._kept, value_bytes=self._stale)
         orphans = Orphans(self._kept | self._stale.keys(), keep_keys=self._orphans == "reap")
         for pattern in patterns:
             for page in self._scan(pattern, "collecting"):
@@ -88,20 +100,29 @@ class Sweep:
     def _reap_orphans(self, orphans: Orphans) -> None:
         report = self._report
         threshold_s = report.stale_threshold_seconds
-        client = self._servers.client_for(keys.SIGHTINGS)
-        sightings = Sightings(client, ttl_s=2 * (threshold_s + self._interval_s))
-        ripe = sightings.ripe(orphans.ids, server_time_ms(client), threshold_s, write=not report.dry_run)
+        now_ms = server_time_ms(self._servers.client_for(keys.SIGHTINGS))
+        ripe = self._sightings().ripe(orphans.ids, now_ms, threshold_s, write=not report.dry_run)
         # Whoever is not ripe may be alive, and keeps what it shares with those who are.
-        collector = Collector(ripe, orphans.ids - ripe, orphaned=True)
+        collector = Collector(ripe, orphans.ids - ripe.keys(), orphaned=True)
         collector.add((key, keys.possible_owners(key)) for key in orphans.related)
+        self._held = collector.held
         self._reap_all(collector, len(ripe))
+        if not report.dry_run:
+            self._sightings().keep({id_: ripe[id_] for id_ in collector.held})
+
+    def _sightings(self) -> Sightings:
+        client = self._servers.client_for(keys.SIGHTINGS)
+        return Sightings(client, ttl_s=2 * (self._report.stale_threshold_seconds + self._interval_s))
 
     def _reap_all(self, collector: Collector, total: int) -> None:
         # Where not all could be seen heartbeats stay, to find again what was missed.
         unsure = self._servers.failure is not None
         done = 0
         for batch in collector.batches():
-            self._settle(replace(batch, partial=True) if unsure else batch)
+            if not batch.partial and not self._given_up.isdisjoint(batch.own):
+                batch = batch.of(batch.own.keys() - self._given_up)
+            if batch.own:
+                self._settle(replace(batch, partial=True) if unsure else batch)
             done += 0 if batch.partial else len(batch.own)
             self._progress("reaping", done, total)
 
@@ -145,6 +166,10 @@ class Sweep:
             if beats[id_] is None and not there.get(keys.heartbeat(id_)):
                 continue  # expired since the scan saw it
             by_state[state].append(id_)
+        for id_ in by_state[State.STALE]:
+            self._stale[id_] = sum(
+                len(value or b"") for value in (beats[id_], activities[keys.activity(id_)])
+            )
         self._count(by_state)
         if logger.isEnabledFor(logging.DEBUG):
             for id_ in by_state[State.ACTIVE]:
@@ -157,7 +182,6 @@ class Sweep:
         report = self._report
         active, stale, unreadable = by_state[State.ACTIVE], by_state[State.STALE], by_state[State.UNREADABLE]
         self._kept.update(active, unreadable)
-        self._stale |= dict.fromkeys(stale)
         report.total_coordinators_checked += len(active) + len(stale) + len(unreadable)
         report.active_coordinators += len(active)
         report.stale_coordinators_found += len(stale)
@@ -182,6 +206,7 @@ class Sweep:
                     pending.append((batch, attempt + 1))
                 else:
                     self._report.cleanup_errors += 1
+                    self._given_up.update(batch.own)
                     for id_ in batch.own:
                         logger.warning("Kept, its keys change all the time: %s", keys.text(id_))
             else:
@@ -203,8 +228,10 @@ class Sweep:
             report.orphan_keys_deleted += outcome.deleted
         verdicts = zip(batch.own, outcome.coordinators, strict=True)
         kept = {id_: verdict for id_, verdict in verdicts if verdict < 0}
+        self._given_up.update(id_ for id_, verdict in kept.items() if verdict == FAILED)
         reaped = [] if batch.partial else [id_ for id_ in batch.own if id_ not in kept]
         if batch.orphaned:
+            reaped = [id_ for id_ in reaped if id_ not in self._held]
             report.orphaned_coordinators_reaped += len(reaped)
             self._name_orphans(reaped)
         else:

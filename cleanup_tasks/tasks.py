@@ -161,9 +161,12 @@ def _hand_over(task: CleanupTask, arguments: dict[str, Any]) -> NoReturn:
     request = task.request
     soft_time_limit, time_limit = reversed(request.timelimit or (None, None))
     fallback = task.app.tasks[cleanup_fallback.name].s(**arguments)
+    came_by = request.delivery_info or {}
+    # to where this message came from: with the default exchange the routing key is the queue's name
+    way = ("exchange", "routing_key") if came_by.get("exchange") else ("routing_key",)
     fallback.set(
-        queue=(request.delivery_info or {}).get("routing_key"),
-        priority=(request.delivery_info or {}).get("priority"),
+        **{"queue" if len(way) == 1 else name: came_by.get(name) for name in way},
+        priority=came_by.get("priority"),
         expires=request.expires,
         soft_time_limit=soft_time_limit,
         time_limit=time_limit,

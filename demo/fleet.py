@@ -27,10 +27,9 @@ class Fleet:
         self.caller = Celery("caller", broker=f"{self.broker.url}/1", backend=f"{self.broker.url}/2")
 
     def send(self, task: str = "cleanup", *, seconds: float | None = None, **arguments: Any) -> Any:
-        """Send a task and return its AsyncResult; `seconds` is a hard time limit."""
-        return self.caller.send_task(
-            f"cleanup_tasks.{task}", kwargs=arguments, queue="cleanup", time_limit=seconds
-        )
+        """Send a task and return its AsyncResult; `seconds` is its hard time limit, the soft one 1 s less."""
+        limits = {} if seconds is None else {"time_limit": seconds, "soft_time_limit": seconds - 1}
+        return self.caller.send_task(f"cleanup_tasks.{task}", kwargs=arguments, queue="cleanup", **limits)
 
     def run(self, task: str = "cleanup", **arguments: Any) -> dict[str, Any]:
         """Send a task and return its metrics dict."""

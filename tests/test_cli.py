@@ -97,6 +97,7 @@ def test_wrong_password(server: Server) -> None:
         ["--stale-threshold", "soon"],
         ["--dryrun"],
         ["--redis-url", "http://localhost"],
+        ["--redis-url", ""],
         ["600", "1"],
     ],
 )
@@ -231,6 +232,22 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
     assert process.returncode == 130
     assert "Cleanup interrupted" in output
     assert not client.exists(keys.LOCK)
+
+
+def test_whoever_reads_may_stop_reading(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 1_000, 10)
+    environment = {**os.environ, "COORDINATION_REDIS_URL": server.url}
+    piped = f"set -o pipefail; {COMMAND} --verbose | head -1"
+    ended = subprocess.run(["bash", "-c", piped], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+def test_a_metrics_file_that_cannot_be_written_hides_no_metrics(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 100, 10)
+    ended = run(server.url, "--json", "--metrics-file", "/dev/null/cleanup.prom")
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["keysDeleted"] == 90 * KEYS_EACH
 
 
 def test_a_terminal_shows_a_progress_bar(server: Server, client: Redis) -> None:

@@ -94,6 +94,16 @@ def test_a_run_that_finds_it_held_ends_well(server: Server, client: Redis) -> No
     assert client.dbsize() == 100 * KEYS_EACH + 1
 
 
+def test_somebodys_key_in_its_place_costs_a_warning(
+    server: Server, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_acceptance_data(client, 100, 10)
+    client.rpush(keys.LOCK, "not ours")
+    assert run(server, None)["complete"]
+    assert "another type" in caplog.text
+    assert client.dbsize() == 10 * KEYS_EACH + 1
+
+
 def test_a_dry_run_takes_no_lock(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 100, 10)
     settings = load_settings(coordination_redis_url=server.url)

@@ -179,8 +179,11 @@ def test_out_of_time(client: Redis, server: Server, broker: Server, tmp_path: Pa
     with fleet(server, broker, tmp_path) as running:
         child = child_of(running.stack.start_worker())
         client.client_pause(60_000, all=False)  # the sweep waits for its lock
+        result = running.send(seconds=4)
+        wait_until(lambda: result.state == "STARTED", "the sweep has begun")
+        os.kill(child, signal.SIGSTOP)  # deaf to the soft limit
         with pytest.raises(Exception, match="TimeLimitExceeded"):
-            running.send(seconds=1).get(timeout=60)
+            result.get(timeout=60)
         wait_until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
         client.client_unpause()
         running.run(dry_run=True)

@@ -38,6 +38,8 @@ def write_orphans(client: Redis, *coordinators: bytes) -> None:
         (b"blocking:ack:a:b:c", (b"a",)),
         (b"blocking:ack::s", (b"",)),
         (b"blocking:ack:a", ()),
+        (b"blocking:ack:" + b":".join([b"a"] * 32), (b"a",)),
+        (b"blocking:ack:" + b":".join([b"a"] * 33), ()),
         (b"blocking:idempotency:a:b:done:1:1760000000000", (b"a", b"b")),
         (b"blocking:idempotency:a:a:done:1:1760000000000", (b"a",)),
         (b"blocking:idempotency:a:b:done:one:1760000000000", ()),
@@ -152,6 +154,35 @@ def test_all_is_checked_again_when_it_is_reaped(
     assert all_keys(client) - {keys.heartbeat(b"a"), keys.SIGHTINGS} == left
     assert report.orphaned_coordinators_reaped == 1
     assert report.keys_deleted == KEYS_EACH - 1
+
+
+@pytest.mark.parametrize("mode", ["report", "off"])
+def test_whoever_beats_is_forgotten_by_any_sweep(client: Redis, engine: Engine, mode: str) -> None:
+    """Reaping by hand now and then, while the beat only reports."""
+    write_orphans(client, b"a", b"b")
+    ripen(client, engine)
+    write_heartbeat(client, b"a", "active")
+    sweep(client, engine, orphans=mode)
+    client.delete(keys.heartbeat(b"a"))
+    report = sweep(client, engine, orphans="reap")
+    assert report.orphaned_coordinators_reaped == 1
+    assert all_keys(client) == {*keys_of(b"a"), keys.SIGHTINGS} - {keys.heartbeat(b"a")}
+
+
+def test_two_that_share_a_record_and_were_seen_apart(client: Redis, engine: Engine) -> None:
+    record = b"blocking:idempotency:a:b:done:1:2"
+    client.mset({keys.signal(b"a"): "1", record: "1"})
+    ripen(client, engine)
+    client.hset(keys.SIGHTINGS, b"b", server_time_ms(client))
+    # a is ripe and b is not: the record waits, and a is not yet done with
+    first = sweep(client, engine, orphans="reap")
+    assert (first.keys_deleted, first.orphaned_coordinators_reaped) == (1, 0)
+    assert all_keys(client) == {record, keys.SIGHTINGS}
+    assert client.ttl(keys.SIGHTINGS) > 0
+    age_notes(client)
+    second = sweep(client, engine, orphans="reap")
+    assert (second.keys_deleted, second.orphaned_coordinators_reaped) == (1, 2)
+    assert all_keys(client) == set()
 
 
 def test_a_fresh_activity_keeps(client: Redis, engine: Engine) -> None:

@@ -44,6 +44,9 @@ def test_where_the_coordination_redis_is(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("REDIS_HOST", "redis://:secret@host"),
+        ("REDIS_HOST", "host:6379"),
+        ("REDIS_HOST", "[::1]"),
         ("REDIS_PORT", "abc"),
         ("REDIS_PORT", "0"),
         ("REDIS_PORT", "65536"),
