@@ -59,6 +59,7 @@ def server(shared_server: Server) -> Server:
         client.flushall()
         client.script_flush()
         client.config_resetstat()
+        client.acl_log_reset()
     return shared_server
 
 
