@@ -66,6 +66,9 @@ class Place:
 
     def cost(self) -> ServerCost:
         """What was asked of the servers since `restore`, their main threads' time since they started."""
+        return in_process(self._cost)  # a long slow log takes memory
+
+    def _cost(self) -> ServerCost:
         with contextlib.ExitStack() as stack:
             return ServerCost.sum(ServerCost.of(client) for client in self._clients(stack))
 

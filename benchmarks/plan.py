@@ -10,7 +10,7 @@ from benchmarks.ways import Way
 
 SMALL, MIDDLE, LARGE, FULL = 1_000, 10_000, 100_000, 1_000_000
 #: Rounds per size, up to that many coordinators.
-ROUNDS = {100: 5, SMALL: 5, MIDDLE: 5, LARGE: 3, FULL: 2}
+ROUNDS = {100: 5, SMALL: 5, MIDDLE: 5, LARGE: 3, FULL: 1}
 
 
 @dataclass(frozen=True, slots=True)

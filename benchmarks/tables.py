@@ -99,6 +99,7 @@ def _row(case: Case, results: Results) -> tuple[str, ...]:
 
 def _latency_table(results: Results) -> Table:
     columns = ("while", "coordinators", "beats", "p50 ms", "p99 ms", "longest ms", "p99 × no sweep")
+    columns += ("longest command ms",)
     table = Table("A client that beats every millisecond meanwhile", columns)
     for case in (case for case in results.rounds if case.beats):
         p50, p99, longest = (results.latency(case, percentile) or 0 for percentile in (50, 99, 100))
@@ -106,7 +107,8 @@ def _latency_table(results: Results) -> Table:
         beats = sum(len(measure.beats) for measure in results.rounds[case])
         figures = (f"{value * 1000:.2f}" for value in (p50, p99, longest))
         size = f"{case.dataset.coordinators:,}"
-        table.rows.append((case.way, size, f"{beats:,}", *figures, _times(p99 / quiet if quiet else None)))
+        times, command_s = _times(p99 / quiet if quiet else None), max(map(longest_s, results.rounds[case]))
+        table.rows.append((case.way, size, f"{beats:,}", *figures, times, f"{command_s * 1000:.1f}"))
     return table
 
 
