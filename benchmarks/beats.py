@@ -51,13 +51,13 @@ def _beat(port: int, pipe: Connection) -> list[tuple[float, float]]:
         due_s = time.perf_counter()
         while True:
             pause_s = max(0.0, due_s - time.perf_counter())
-            readable, _, _ = select.select([server, pipe], [], [], pause_s)
-            if server in readable:
+            readable, _, _ = select.select([server.fileno(), pipe.fileno()], [], [], pause_s)
+            if server.fileno() in readable:
                 answers = server.recv(65_536).count(b"\n")
                 answered_s = time.perf_counter()
                 sent = [waiting.popleft() for _ in range(answers)]
                 rows += ((sent_s, answered_s - sent_s) for sent_s in sent)
-            elif pipe in readable:
+            elif pipe.fileno() in readable:
                 return rows
             elif time.perf_counter() >= due_s:
                 waiting.append(time.perf_counter())
