@@ -1,6 +1,7 @@
 """The acceptance data set: coordinators with six keys each, most of them dead."""
 
 import json
+from collections.abc import Iterator
 
 from redis import Redis
 
@@ -27,18 +28,23 @@ def keys_of(coordinator: bytes) -> list[bytes]:
     ]
 
 
-def write_coordinators(client: Redis, coordinators: list[bytes], age_ms: int) -> None:
-    """Write the keys of coordinators whose last sign of life is `age_ms` old by the server's clock."""
-    then = server_time_ms(client) - age_ms
+def values_of(coordinators: list[bytes], then_ms: int) -> Iterator[dict[bytes, str]]:
+    """Keys and values of coordinators whose last sign of life was at a time, some hundreds at once."""
     for start in range(0, len(coordinators), CHUNK):
         values: dict[bytes, str] = {}
         for coordinator in coordinators[start : start + CHUNK]:
             heartbeat, activity, signal, *others = keys_of(coordinator)
             name = keys.text(coordinator)
-            values[heartbeat] = json.dumps({"coordinatorId": name, "timestamp": then})
-            values[activity] = json.dumps({"coordinatorId": name, "lastActivity": then})
+            values[heartbeat] = json.dumps({"coordinatorId": name, "timestamp": then_ms})
+            values[activity] = json.dumps({"coordinatorId": name, "lastActivity": then_ms})
             values[signal] = json.dumps({"type": "completion", "receiver": name})
             values |= dict.fromkeys(others, "1")
+        yield values
+
+
+def write_coordinators(client: Redis, coordinators: list[bytes], age_ms: int) -> None:
+    """Write the keys of coordinators whose last sign of life is `age_ms` old by the server's clock."""
+    for values in values_of(coordinators, server_time_ms(client) - age_ms):
         client.mset(values)
 
 

@@ -2,20 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from itertools import cycle
-from typing import Any
 
-from redis import Redis
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
 
 from cleanup_tasks.cluster import Cluster
 from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.topology import connect
-from demo.servers import Server, free_port, running_server, wait_until
+from demo.clusters import PRIMARIES, command, running_nodes
+from demo.servers import Server, wait_until
 
-PRIMARIES = 3
-SLOTS = 16_384
 #: After this many ms without an answer a primary counts as lost, and its replica takes over.
 NODE_TIMEOUT_MS = 1_000
 
@@ -139,68 +134,15 @@ class RunningCluster:
                     pipe.execute()
 
 
-def command(client: Redis, text: str) -> Any:
-    """A command's raw answer."""
-    return client.execute_command(*text.split())  # type: ignore[no-untyped-call]
-
-
 @contextlib.contextmanager
 def running_cluster() -> Iterator[RunningCluster]:
     """A cluster for the length of a with block."""
-    with contextlib.ExitStack() as stack:
-        servers, bus_ports = [], []
-        for _ in range(2 * PRIMARIES):
-            bus_ports.append(free_port())
-            servers.append(
-                stack.enter_context(
-                    running_server(
-                        *("--cluster-enabled", "yes"),
-                        *("--cluster-port", str(bus_ports[-1])),
-                        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                        *("--cluster-require-full-coverage", "no"),
-                        *("--cluster-replica-validity-factor", "0"),
-                        *("--repl-diskless-sync-delay", "0"),
-                        *("--enable-debug-command", "local"),
-                    )
-                )
-            )
-        clients = [stack.enter_context(server.client()) for server in servers]
-        _form(clients, [f"127.0.0.1 {s.port} {bus}" for s, bus in zip(servers, bus_ports, strict=True)])
-        yield RunningCluster(servers)
-
-
-def _form(clients: list[Redis], places: list[str]) -> None:
-    bounds = [SLOTS * number // PRIMARIES for number in range(PRIMARIES + 1)]
-    for client, first, end in zip(clients, bounds[:-1], bounds[1:], strict=False):
-        command(client, f"CLUSTER ADDSLOTSRANGE {first} {end - 1}")
-    for place in places[1:]:
-        command(clients[0], f"CLUSTER MEET {place}")
-    wait_until(lambda: all(_nodes(client) == len(clients) for client in clients), "the nodes know each other")
-    names = [command(client, "CLUSTER MYID").decode() for client in clients]
-    for client, name in zip(clients[PRIMARIES:], cycle(names[:PRIMARIES]), strict=False):
-        wait_until(lambda: _replicate(client, name), "a replica knows its primary")  # noqa: B023
-    wait_until(lambda: all(map(_is_settled, clients)), "the cluster is complete")
-
-
-def _nodes(client: Redis) -> int:
-    return int(client.execute_command("CLUSTER INFO")["cluster_known_nodes"])  # type: ignore[no-untyped-call]
-
-
-def _replicate(client: Redis, name: str) -> bool:
-    try:
-        command(client, f"CLUSTER REPLICATE {name}")
-    except ResponseError:
-        return False
-    return True
-
-
-def _is_settled(client: Redis) -> bool:
-    ranges = command(client, "CLUSTER SLOTS")
-    if client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":  # type: ignore[no-untyped-call]
-        return False
-    role = command(client, "ROLE")
-    return (
-        len(ranges) == PRIMARIES
-        and all(len(row) == 4 for row in ranges)
-        and role[3:4] in ([], [b"connected"])
+    config = (
+        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+        *("--cluster-require-full-coverage", "no"),
+        *("--cluster-replica-validity-factor", "0"),
+        *("--repl-diskless-sync-delay", "0"),
+        *("--enable-debug-command", "local"),
     )
+    with running_nodes(*config, replicas=PRIMARIES) as servers:
+        yield RunningCluster(servers)
