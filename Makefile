@@ -27,7 +27,7 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/demo
+bench: .venv/bench  ## a few minutes; see benchmarks/README.md
 	@$(BIN)/python -m benchmarks
 
 clean:
@@ -40,6 +40,10 @@ clean:
 
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+.venv/bench: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PIP) --editable '.[demo,bench]'
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
