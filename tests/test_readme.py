@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make demo": "tests/test_demo.py",
     "make test": ".ci/run",
-    "pip install blocking-coordination-cleanup": "tests/test_package.py",
+    "pip install .": "tests/test_package.py",
 }
 
 
