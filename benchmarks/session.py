@@ -14,6 +14,7 @@ from benchmarks.machine import Machine
 from benchmarks.measure import measure, measure_beats
 from benchmarks.place import Place, cluster, standalone
 from benchmarks.plan import Group, floor_of, pass_of
+from benchmarks.process import in_process
 from benchmarks.results import Case, Results, wall_s
 from benchmarks.ways import scan_pass
 
@@ -51,7 +52,7 @@ def _measure_group(
     extra = (", cluster" if group.cluster else "") + (", with a beating client" if group.beats else "")
     show(f"{group.dataset}{extra}")
     place.fill(group.dataset)
-    count, pattern = best_scan(place)
+    count, pattern = in_process(best_scan, place)
     passes = (pass_of(count),) if group.dataset.stale_share == 0 else ()
     for number in range(group.rounds):
         show(f"{group.dataset}{extra}, round {number + 1} of {group.rounds}")

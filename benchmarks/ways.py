@@ -155,5 +155,5 @@ LUA_SLOW_LINK = Way("Lua engine, slow link", partial(sweep, "lua", "off"), slow_
 PYTHON_SLOW_LINK = Way("Python engine, slow link", partial(sweep, "python", "off"), slow_link=True)
 BY_HAND = Way("whole script by hand", by_hand, largest=250_000 // 6)
 ORIGINAL_WAY = Way("the original's way", original, quadratic=True)
-REDIS_CLI_WAY = Way("redis-cli | xargs", redis_cli, foreign=True)
+REDIS_CLI_WAY = Way("redis-cli and xargs", redis_cli, foreign=True)
 QUIET = Way("no sweep", nothing, deletes=False)
