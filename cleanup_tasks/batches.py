@@ -8,12 +8,13 @@ from types import MappingProxyType
 from cleanup_tasks import keys
 
 #: Keys in an ordinary batch: 1 to 2 ms of the server's time.
-BATCH_KEYS = 1_000
+BATCH_KEYS = 700
 #: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
 #: most about 5 ms; a larger one goes in parts, heartbeats last.
 WHOLE_KEYS = 5_000
-#: To parse this much of a value takes the server as long as to delete a key.
+#: To parse this much of a value takes the server as long as to delete a key; two short ones are free.
 BYTES_LIKE_A_KEY = 20
+BYTES_FREE = 200
 
 
 @dataclass(slots=True)
@@ -168,7 +169,7 @@ class Collector:
             for member in members:
                 group_size += 3 + len(self._own[member]) + len(by_owner.get(member, ()))
                 group_size += 2 * len(self._unseen.get(member, ()))
-                group_size += self._value_bytes.get(member, 0) // BYTES_LIKE_A_KEY
+                group_size += max(0, self._value_bytes.get(member, 0) - BYTES_FREE) // BYTES_LIKE_A_KEY
             if size and size + group_size > BATCH_KEYS:
                 yield batch
                 batch, size = Batch(orphaned=self._orphaned), 0
