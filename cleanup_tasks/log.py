@@ -85,12 +85,16 @@ class SharedFile(RotatingFileHandler):
 _warned: set[Path] = set()
 
 
-def give_up(path: Path, error: BaseException | None) -> None:
-    """Go on without a log file."""
+def _close_log_file() -> None:
     for handler in [handler for handler in logger.handlers if isinstance(handler, SharedFile)]:
         logger.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
+
+
+def give_up(path: Path, error: BaseException | None) -> None:
+    """Go on without a log file."""
+    _close_log_file()
     if path not in _warned:
         _warned.add(path)
         logger.warning("Log file can't be written, going on without: %s", error)
@@ -98,8 +102,10 @@ def give_up(path: Path, error: BaseException | None) -> None:
 
 def open_log_file(path: Path | None) -> None:
     """Add the log file, if it is not there yet; one that can't be written costs one warning."""
-    if path is None or any(isinstance(handler, SharedFile) for handler in logger.handlers):
+    opened = [handler for handler in logger.handlers if isinstance(handler, SharedFile)]
+    if path is None or any(Path(handler.baseFilename).exists() for handler in opened):
         return
+    _close_log_file()
     try:
         path = path.expanduser().absolute()
         path.parent.mkdir(parents=True, exist_ok=True)

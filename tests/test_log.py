@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,16 @@ def test_a_file_that_cannot_be_written_costs_one_warning_and_no_sweep(
     assert done.complete
     assert client.dbsize() == announced.keys_deleted // 3
     assert caplog.text.count("Log file can't be written") == 1
+
+
+def test_a_folder_that_vanishes_costs_no_sweep_and_is_made_anew(
+    server: Server, client: Redis, tmp_path: Path
+) -> None:
+    some_coordinators(client)
+    path = tmp_path / "logs" / "cleanup.log"
+    settings = load_settings(coordination_redis_url=server.url, cleanup_log_file=str(path))
+    for _ in range(3):
+        assert Run(settings, Options(dry_run=True)).sweep().complete
+        shutil.rmtree(path.parent, ignore_errors=True)
+    assert Run(settings, Options(dry_run=True)).sweep().complete
+    assert "Cleanup completed successfully" in path.read_text()
