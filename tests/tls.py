@@ -85,26 +85,28 @@ def tls_relay(port: int, target: int, authority: Authority, certificate: Certifi
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.cert_file)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(certificate.cert_file, certificate.key_file)
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda _loop, _context: None)  # a refused handshake is the client's matter
     started = threading.Event()
     ended = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        # a refused handshake is the client's matter
+        loops[0].set_exception_handler(lambda _loop, _context: None)
         server = await asyncio.start_server(_relay_to(target), "127.0.0.1", port, ssl=context)
         async with server:
             started.set()
             await ended.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    # unlike a loop on its own, this waits for the relays that are still at it
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
         assert started.wait(10)
         yield
     finally:
-        loop.call_soon_threadsafe(ended.set)
+        loops[0].call_soon_threadsafe(ended.set)
         thread.join()
-        loop.close()
 
 
 def _relay_to(target: int):  # type: ignore[no-untyped-def]
@@ -116,8 +118,10 @@ def _relay_to(target: int):  # type: ignore[no-untyped-def]
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        writer.close()
+        inner_writer.close()
         await asyncio.gather(writer.wait_closed(), inner_writer.wait_closed(), return_exceptions=True)
 
     return relay
