@@ -8,7 +8,7 @@ from types import MappingProxyType
 from cleanup_tasks import keys
 
 #: Keys in an ordinary batch: 1 to 2 ms of the server's time.
-BATCH_KEYS = 700
+BATCH_KEYS = 1_000
 #: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
 #: most about 5 ms; a larger one goes in parts, heartbeats last.
 WHOLE_KEYS = 5_000
