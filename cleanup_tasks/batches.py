@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from cleanup_tasks import keys
@@ -57,24 +57,16 @@ class Batch:
         own = self.own[coordinator]
         return own if self.partial else [*self.judged_keys(coordinator), *own]
 
-    def merge(self, other: "Batch") -> None:
-        """Take in another batch, which shares no coordinator with this one."""
-        self.own |= other.own
-        self.shared |= other.shared
-        self.unseen |= other.unseen
-
     def without(self, newcomers: Container[bytes]) -> "Batch":
         """The batch less the keys that one of the newcomers may own, and less the newcomers as unseen."""
-        return Batch(
+        return replace(
+            self,
             own={
                 coordinator: [key for key in own if not _owned_by(key, newcomers)]
                 for coordinator, own in self.own.items()
             },
             shared={key: owners for key, owners in self.shared.items() if not _owned_by(key, newcomers)},
             unseen={id_ for id_ in self.unseen if id_ not in newcomers},
-            partial=self.partial,
-            orphaned=self.orphaned,
-            beat_alone=self.beat_alone,
         )
 
     def owners_beside(self, others: Container[bytes]) -> set[bytes]:
@@ -93,15 +85,12 @@ class Batch:
 
     def of(self, members: Container[bytes]) -> "Batch":
         """The batch less the other coordinators, and less the records that any of them shares."""
-        return Batch(
+        return replace(
+            self,
             own={id_: own for id_, own in self.own.items() if id_ in members},
             shared={
                 key: owners for key, owners in self.shared.items() if all(id_ in members for id_ in owners)
             },
-            unseen=self.unseen,
-            partial=self.partial,
-            orphaned=self.orphaned,
-            beat_alone=self.beat_alone,
         )
 
 

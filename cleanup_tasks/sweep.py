@@ -70,15 +70,16 @@ class Sweep:
         """Sweep once. Raises what the client raises; the report then says what was done up to there."""
         self._find()
         self._report.stale_coordinator_ids = list(self._stale)
+        known = self._kept | self._stale.keys()
         if self._orphans != "reap" and not self._report.dry_run:
             try:
-                self._sightings().forget(self._kept | self._stale.keys())
+                self._sightings().forget(known)
             except RedisError as error:  # of a cluster this may be the one primary that is lost
                 logger.warning("Orphans that live again can't be forgotten: %s", error)
         looking = self._orphans != "off"
         patterns = keys.ORPHAN_PATTERNS if looking else (keys.RELATED_PATTERN,) if self._stale else ()
         collector = Collector(self._stale, self._kept, value_bytes=self._stale)
-        orphans = Orphans(self._kept | self._stale.keys(), keep_keys=self._orphans == "reap")
+        orphans = Orphans(known, keep_keys=self._orphans == "reap")
         for pattern in patterns:
             for page in self._scan(pattern, "collecting"):
                 owned = [(key, keys.possible_owners(key)) for key in page]
