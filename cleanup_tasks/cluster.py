@@ -11,7 +11,7 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 
-from cleanup_tasks.connection import scan_page, server_time_ms
+from cleanup_tasks.connection import scan_command, server_time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
 from cleanup_tasks.engines.cluster import ClusterEngine
 from cleanup_tasks.failures import is_transient
@@ -156,8 +156,12 @@ class Cluster:
                     del cursors[node]
                 yield page
 
+    def read_each(self, lots: Iterable[list[bytes]]) -> Iterator[tuple[int, dict[bytes, bytes | None]]]:
+        """See `Topology.read_each`."""
+        return map(self.read, lots)
+
     def read(self, names: Iterable[bytes]) -> tuple[int, dict[bytes, bytes | None]]:
-        """See `Topology.read`. The time is that of the clock that is furthest behind."""
+        """The time of the clock that is furthest behind, and the values; see `Topology.read_each`."""
         names = list(names)
         if not names:
             return 0, {}
@@ -241,7 +245,10 @@ class Cluster:
 
 
 def _page_after(cursor: int, pattern: bytes) -> Callable[[Redis], tuple[int, list[bytes]]]:
-    return lambda client: scan_page(client, cursor, pattern)
+    def ask(client: Redis) -> tuple[int, list[bytes]]:
+        return cast(tuple[int, list[bytes]], client.execute_command(*scan_command(b"%d" % cursor, pattern)))  # type: ignore[no-untyped-call]
+
+    return ask
 
 
 def _pipeline(command: str, names: Sequence[bytes], *, asking: bool = False) -> Callable[[Redis], list[Any]]:

@@ -1,6 +1,7 @@
 """Clients of the coordination Redis, configured so that all redis-py versions behave alike."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +12,15 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from cleanup_tasks.address import Address
+from cleanup_tasks.line import Command
 
 #: Seconds until a connection, or an answer, counts as lost. No call we send takes longer than ms.
 TIMEOUT_S = 5.0
 
 CLIENT_NAME = "cleanup-blocking-coordination"
 
-#: Keys that one SCAN call looks at: about 1 ms of the server's time.
-SCAN_COUNT = 5_000
+#: Keys that one SCAN call looks at: about half a ms of the server's time.
+SCAN_COUNT = 2_500
 
 #: No CLIENT SETINFO, which the smallest ACL user may not send; the option's name depends on the version.
 _NO_LIBRARY_INFO: dict[str, Any] = (
@@ -105,9 +107,9 @@ def _transport(address: Address, tls: Tls | None) -> dict[str, Any]:
     }
 
 
-def scan_page(client: Redis, cursor: int, pattern: bytes) -> tuple[int, list[bytes]]:
-    """One SCAN call: the next cursor, and the keys that match."""
-    return cast(tuple[int, list[bytes]], client.scan(cursor, match=pattern, count=SCAN_COUNT))
+def scan_command(cursor: bytes, pattern: bytes) -> Command:
+    """One SCAN call, which is answered with the next cursor and the keys that match."""
+    return "SCAN", cursor, "MATCH", pattern, "COUNT", str(SCAN_COUNT)
 
 
 def server_time_ms(client: Redis) -> int:
@@ -115,7 +117,7 @@ def server_time_ms(client: Redis) -> int:
     return time_ms(client.time())
 
 
-def time_ms(answer: tuple[int, int]) -> int:
+def time_ms(answer: Sequence[bytes | int]) -> int:
     """TIME's answer (seconds, microseconds) in whole ms since the epoch."""
-    seconds, microseconds = answer
+    seconds, microseconds = map(int, answer)
     return seconds * 1000 + microseconds // 1000

@@ -61,6 +61,11 @@ def coordinator_of(heartbeat_key: bytes) -> bytes:
     return heartbeat_key[len(HEARTBEAT) :]
 
 
+def worker_of(activity_key: bytes) -> bytes:
+    """The id that an activity key names."""
+    return activity_key[len(ACTIVITY) :]
+
+
 def possible_owners(key: bytes) -> list[bytes]:
     """Every id that may own an ack or idempotency record, known or not, each once.
 
@@ -68,19 +73,18 @@ def possible_owners(key: bytes) -> list[bytes]:
     of one or more whole segments. Other keys, and names of more than `MAX_SEGMENTS` segments, have
     no possible owner and so are never touched.
     """
-    if key.startswith(ACK):
-        segments = key[len(ACK) :].split(b":")
-        if len(segments) > MAX_SEGMENTS:
-            return []
-        if len(segments) == 2:  # nearly all of them
-            return segments[:1]
-        return [b":".join(segments[:end]) for end in range(1, len(segments))]
-    if key.startswith(IDEMPOTENCY):
-        segments = key[len(IDEMPOTENCY) :].split(b":")
-        if len(segments) > MAX_SEGMENTS:
-            return []
-        ends = range(1, len(segments) + 1)
-        return list({b":".join(segments[start:end]) for end in ends for start in range(end)})
+    segments = key.split(b":")
+    if not 2 < len(segments) <= MAX_SEGMENTS + 2 or segments[0] != b"blocking":
+        return []
+    if segments[1] == b"ack":
+        if len(segments) == 4:  # nearly all of them, and a third of the time
+            return segments[2:3]
+        return [b":".join(segments[2:end]) for end in range(3, len(segments))]
+    if segments[1] == b"idempotency":
+        if len(segments) == 4:
+            return list({*segments[2:], key[len(IDEMPOTENCY) :]})
+        ends = range(3, len(segments) + 1)
+        return list({b":".join(segments[start:end]) for end in ends for start in range(2, end)})
     return []
 
 

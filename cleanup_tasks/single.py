@@ -1,17 +1,19 @@
 """One server that holds everything."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from cleanup_tasks.connection import scan_page, server_time_ms, time_ms
+from cleanup_tasks.connection import scan_command, server_time_ms, time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
+from cleanup_tasks.line import Command, Line
 
 #: Values that one MGET reads.
-READ_KEYS = 100
+MGET_KEYS = 100
 
 
 class SingleServer:
@@ -36,27 +38,28 @@ class SingleServer:
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
-        cursor = 0
+        asked = _ask(self._client, scan_command(b"0", pattern))
         while True:
-            cursor, page = scan_page(self._client, cursor, pattern)
+            ((cursor, page),) = _answers(asked)
+            if cursor != b"0":  # the next page comes while this one is worked on
+                asked = _ask(self._client, scan_command(cursor, pattern))
             yield page
-            if cursor == 0:
+            if cursor == b"0":
                 return
 
-    def read(self, names: Iterable[bytes]) -> tuple[int, dict[bytes, bytes | None]]:
-        """See `Topology.read`."""
-        names = list(names)
-        if not names:
-            return 0, {}
-        values: list[bytes | None] = []
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.time()
-            for start in range(0, len(names), READ_KEYS):
-                pipe.mget(names[start : start + READ_KEYS])
-            clock, *chunks = pipe.execute()
-        for chunk in chunks:
-            values += chunk
-        return time_ms(clock), dict(zip(names, values, strict=True))
+    def read_each(self, lots: Iterable[list[bytes]]) -> Iterator[tuple[int, dict[bytes, bytes | None]]]:
+        """See `Topology.read_each`; the next lot is on its way while one is worked on."""
+        waiting: tuple[list[bytes], _Asked] | None = None
+        for names in lots:
+            reads: list[Command] = [
+                ("MGET", *names[start : start + MGET_KEYS]) for start in range(0, len(names), MGET_KEYS)
+            ]
+            asked = _ask(self._client, ("TIME",), *reads)
+            if waiting is not None:
+                yield _values(*waiting)
+            waiting = names, asked
+        if waiting is not None:
+            yield _values(*waiting)
 
     def existing(self, names: Iterable[bytes]) -> dict[bytes, bool]:
         """See `Topology.existing`."""
@@ -79,3 +82,37 @@ class SingleServer:
     ) -> None:
         """See `Topology`."""
         self._client.close()
+
+
+#: What was asked, and is answered in the second step.
+_Asked = Generator[None, None, list[Any]]
+
+
+def _ask(client: Redis, *commands: Command) -> _Asked:
+    """Send commands on a connection of their own.
+
+    One that was held from question to question might idle for longer than the server allows.
+    """
+
+    def ask() -> _Asked:
+        with Line(client) as line:
+            line.send(*commands)
+            yield
+            return [line.receive() for _command in commands]
+
+    asked = ask()
+    next(asked)
+    return asked
+
+
+def _answers(asked: _Asked) -> list[Any]:
+    try:
+        next(asked)
+    except StopIteration as end:
+        return cast(list[Any], end.value)
+    raise AssertionError("a question has two steps")
+
+
+def _values(names: list[bytes], asked: _Asked) -> tuple[int, dict[bytes, bytes | None]]:
+    clock, *chunks = _answers(asked)
+    return time_ms(clock), dict(zip(names, chain.from_iterable(chunks), strict=True))

@@ -7,6 +7,7 @@ anything else none. What the two JSON parsers (cjson and Python's) would read di
 
 import json
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -22,11 +23,15 @@ MAX_DEPTH = 100
 MAX_BYTES = 65_536
 
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
-#: What most writers write, read without a parser: a third of the time, and the same answer.
+#: Values a line each, and of those that look as most writers write them the time: read without a parser in
+#: a tenth of the time, and the same answer.
 _USUAL = re.compile(
-    rb'\{"coordinatorId": ?"[^"\\\0]{0,1000}", ?'
-    rb'"(?:timestamp|lastHeartbeat|lastActivity)": ?([1-9]\d{0,14})\}'
+    rb'^(?:\{"coordinatorId": ?"[^"\\\0\n]{0,1000}", ?'
+    rb'"(?:timestamp|lastHeartbeat|lastActivity)": ?([1-9]\d{0,14})\}|.*)$',
+    re.MULTILINE,
 )
+#: Bytes that such a value has at most.
+_USUAL_BYTES = 1_100
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -53,9 +58,6 @@ def time_of(value: bytes | None, now_ms: int) -> float | None:
     """
     if value is None:
         return None
-    usual = _USUAL.fullmatch(value)
-    if usual:
-        return _plausible(float(usual[1]), now_ms)
     document = _parse(value)
     if not isinstance(document, dict):
         return _plausible(document, now_ms)
@@ -78,6 +80,33 @@ def judge_value(value: bytes | None, now_ms: int, threshold_s: int) -> State:
     if time is None:
         return State.UNREADABLE
     return State.STALE if is_older(time, now_ms, threshold_s) else State.ACTIVE
+
+
+def usual_times(values: Sequence[bytes | None]) -> list[bytes]:
+    """For each value its only time, as digits, if it looks as most writers write it; else nothing.
+
+    Such a value, once it is stale, stays so. Another may name a second time, too far ahead to count yet.
+    """
+    lines = [value if value and len(value) <= _USUAL_BYTES else b"" for value in values]
+    times: list[bytes] = _USUAL.findall(b"\n".join(lines)) if values else []
+    return times if len(times) == len(values) else [b""] * len(values)  # one has lines itself
+
+
+def judge_values(
+    values: Sequence[bytes | None], times: Sequence[bytes], now_ms: int, threshold_s: int
+) -> list[State]:
+    """What each of many values says; `times` are their `usual_times`, which save most of the work."""
+    oldest_active_ms = (now_ms // 1000 - threshold_s) * 1000  # as `is_older` divides
+    latest_ms = now_ms + FUTURE_MS
+    active, stale, unreadable = State.ACTIVE, State.STALE, State.UNREADABLE
+    return [
+        (active if time >= oldest_active_ms else stale)
+        if EARLIEST_MS <= (time := int(digits or 0)) <= latest_ms
+        else unreadable
+        if digits
+        else judge_value(value, now_ms, threshold_s)
+        for value, digits in zip(values, times, strict=True)
+    ]
 
 
 def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:

@@ -30,8 +30,8 @@ class Topology(Protocol):
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the end; a key may come twice."""
 
-    def read(self, names: Iterable[bytes]) -> tuple[int, dict[bytes, bytes | None]]:
-        """The servers' time in ms, and name -> value of any number of keys; None for one that is no string.
+    def read_each(self, lots: Iterable[list[bytes]]) -> Iterator[tuple[int, dict[bytes, bytes | None]]]:
+        """For each lot of keys the servers' time in ms, and name -> value; None for one that is no string.
 
         A key that can't be read now is left out, and `failure` says why.
         """

@@ -11,20 +11,25 @@
 -- One script, two ways in.
 --
 -- 1. With KEYS, as the tasks call it: judge the given coordinators and reap the stale ones.
---    KEYS  per coordinator: heartbeat, activity, then its own related keys;
---          then the heartbeats, then the activities, of ids that may own a key here and had no heartbeat
---          so far: if one has by now, or a fresh activity, nothing is done;
+--    KEYS  the heartbeats, then the activities, of ids that may own a key here and had no heartbeat so
+--          far: if one has by now, or a fresh activity, nothing is done;
+--          then the coordinators' heartbeats, then their activities, then each one's own related keys;
 --          then the shared records;
 --          last, for orphans only, the hash of their first sightings (id -> ms).
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
 --          3 keep heartbeat and activity, 0 or 1 (1: further parts of a large coordinator follow)
 --          4 coordinators                    5 ids without heartbeat that may own a key
 --          6 orphans, 0 or 1 (1: the coordinators must have no heartbeat, and be noted long enough)
---          then per coordinator the number of its own keys,
---          then per shared record the numbers of its owners, as "1,2".
+--          7 per coordinator the number of its own keys, as "4,4,5"
+--          8 per shared record the numbers of its owners, as "1,2;2,3,4"
+--          9 optional: a time of this server in ms, and
+--          10 the values of all heartbeats and then activities (empty: none) by which the coordinators
+--             were found stale then, a line each; each names one time and nothing else that might count
+--             later. Who still has these is stale; no need to read them.
 --    Returns {verdicts, deleted, newcomers}: a verdict per coordinator and then per shared record, REAPED
---          or why it was kept; the number of keys deleted (in a dry run: that would go); and the numbers
---          of the ids that have a heartbeat, or a fresh activity, after all: then nothing was done.
+--          or why it was kept (none at all: everything was reaped); the number of keys deleted (in a dry
+--          run: that would go); and the numbers of the ids that have a heartbeat, or a fresh activity,
+--          after all: then nothing was done.
 --
 -- 2. Without KEYS, by hand: redis-cli --eval cleanup_blocking_coordination.lua , 600 1
 --    ARGV  1 threshold, whole seconds        2 dry run, 0 or 1
@@ -53,7 +58,7 @@ end
 
 local threshold = whole_number(ARGV[1], 9)
 local by_hand = #KEYS == 0
-if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') or #ARGV < (by_hand and 2 or 7) then
+if not threshold or not (ARGV[2] == '0' or ARGV[2] == '1') or #ARGV < (by_hand and 2 or 8) then
   return redis.error_reply('ERR usage: redis-cli --eval cleanup_blocking_coordination.lua , SECONDS DRYRUN'
     .. ' (mind the comma; SECONDS a whole number of at most 9 digits, DRYRUN 0 or 1); nothing was touched')
 end
@@ -142,22 +147,30 @@ local function judge_orphan(heartbeat_key, activity, first_seen)
   return ripe and REAPED or UNRIPE
 end
 
--- Deletes the keys of a list, or counts them in a dry run; returns how many there were.
-local function reap(list)
-  local command = dry_run and 'EXISTS' or 'UNLINK'
-  local count = 0
-  for from = 1, #list, MAX_ARGUMENTS do
-    count = count + redis.call(command, unpack(list, from, math.min(#list, from + MAX_ARGUMENTS - 1)))
+-- What a command that takes and counts keys says of a part of a list.
+local function count(command, list, first, last)
+  local total = 0
+  for from = first, last, MAX_ARGUMENTS do
+    total = total + redis.call(command, unpack(list, from, math.min(last, from + MAX_ARGUMENTS - 1)))
   end
-  return count
+  return total
 end
 
--- MGET of a list of any length; false for a key that is missing or no string.
-local function values_of(list)
+-- Deletes keys, or counts them in a dry run; returns how many there were.
+local function reap(list, first, last)
+  return count(dry_run and 'EXISTS' or 'UNLINK', list, first, last)
+end
+
+-- MGET of a part of a list; false for a key that is missing or no string.
+local function values_of(list, first, last)
   local values = {}
-  for from = 1, #list, MAX_ARGUMENTS do
-    local some = redis.call('MGET', unpack(list, from, math.min(#list, from + MAX_ARGUMENTS - 1)))
-    for offset = 1, #some do values[from + offset - 1] = some[offset] end
+  for from = first, last, MAX_ARGUMENTS do
+    local some = redis.call('MGET', unpack(list, from, math.min(last, from + MAX_ARGUMENTS - 1)))
+    if from == first then
+      values = some
+    else
+      for offset = 1, #some do values[from - first + offset] = some[offset] end
+    end
   end
   return values
 end
@@ -168,67 +181,73 @@ end
 
 -- With KEYS: judge and reap what the caller found ---------------------------------------------------
 
--- The numbers of those unseen ids, their heartbeats at KEYS[first], that gave a sign of life since.
-local function find_newcomers(first, unseen)
+-- The numbers of those unseen ids, the first KEYS, that gave a sign of life since.
+local function find_newcomers(unseen)
   local newcomers = {}
-  if unseen == 0 then return newcomers end
-  local any_beats = redis.call('EXISTS', unpack(KEYS, first, first + unseen - 1)) > 0
-  local activities = redis.call('MGET', unpack(KEYS, first + unseen, first + 2 * unseen - 1))
+  if count('EXISTS', KEYS, 1, 2 * unseen) == 0 then return newcomers end
+  local activities = values_of(KEYS, unseen + 1, 2 * unseen)
   for number = 1, unseen do
-    local worked = activities[number] and time_of(activities[number])
-    if (worked and not is_older(worked))
-      or (any_beats and redis.call('EXISTS', KEYS[first + number - 1]) == 1) then
+    local worked = time_of(activities[number])
+    if (worked and not is_older(worked)) or redis.call('EXISTS', KEYS[number]) == 1 then
       newcomers[#newcomers + 1] = number
     end
   end
   return newcomers
 end
 
-local function reap_given()
-  local keep_heartbeats = ARGV[3] == '1'
-  local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
-  local sightings = ARGV[6] == '1' and KEYS[#KEYS]
-  local firsts, judged, ids = {}, {}, {}
-  local next_key = 1
-  for number = 1, coordinators do
-    firsts[number] = next_key
-    judged[2 * number - 1] = KEYS[next_key]
-    judged[2 * number] = KEYS[next_key + 1]
-    ids[number] = after(KEYS[next_key], 'blocking:heartbeat:')
-    next_key = next_key + 2 + tonumber(ARGV[6 + number])
-  end
-  firsts[coordinators + 1] = next_key
+-- Whether values are those by which the coordinators were found stale. None of those has a line break; so
+-- if the lines are the same, each value is.
+local function unchanged(values)
+  if not ARGV[10] or tonumber(ARGV[9]) > now_ms then return false end
+  local lines = {}
+  for number = 1, #values do lines[number] = values[number] or '' end
+  return table.concat(lines, '\n') == ARGV[10]
+end
 
-  local newcomers = find_newcomers(next_key, unseen)
+local function reap_given()
+  local keep_heartbeats, orphaned = ARGV[3] == '1', ARGV[6] == '1'
+  local coordinators, unseen = tonumber(ARGV[4]), tonumber(ARGV[5])
+  local beats, activities = 2 * unseen, 2 * unseen + coordinators
+  local related = activities + coordinators
+  local last = #KEYS - (orphaned and 1 or 0)
+
+  local newcomers = find_newcomers(unseen)
   if #newcomers > 0 then return {{}, 0, newcomers} end
 
-  local values = values_of(judged)
-  local notes = sightings and redis.call('HMGET', sightings, unpack(ids))
+  local values = values_of(KEYS, beats + 1, related)
+  if unchanged(values) then return {{}, reap(KEYS, (keep_heartbeats and related or beats) + 1, last), {}} end
+
+  local ids = {}
+  for number = 1, coordinators do ids[number] = after(KEYS[beats + number], 'blocking:heartbeat:') end
+  local notes = orphaned and redis.call('HMGET', KEYS[#KEYS], unpack(ids))
   local verdicts, doomed, reaped = {}, {}, {}
-  for number = 1, coordinators do
-    local heartbeat_key, heartbeat, activity = judged[2 * number - 1], values[2 * number - 1], values[2 * number]
-    local verdict = sightings and judge_orphan(heartbeat_key, activity, notes[number])
-      or judge(heartbeat_key, heartbeat, activity)
+  local next_key, number = related + 1, 0
+  for own in ARGV[7]:gmatch('%d+') do
+    number = number + 1
+    local heartbeat, activity = values[number], values[coordinators + number]
+    local verdict = orphaned and judge_orphan(KEYS[beats + number], activity, notes[number])
+      or judge(KEYS[beats + number], heartbeat, activity)
     verdicts[number] = verdict
     if verdict == REAPED then
       reaped[#reaped + 1] = ids[number]
-      for position = firsts[number] + (keep_heartbeats and 2 or 0), firsts[number + 1] - 1 do
-        doomed[#doomed + 1] = KEYS[position]
+      if not keep_heartbeats then
+        doomed[#doomed + 1] = KEYS[beats + number]
+        doomed[#doomed + 1] = KEYS[activities + number]
       end
+      for position = next_key, next_key + own - 1 do doomed[#doomed + 1] = KEYS[position] end
     end
+    next_key = next_key + own
   end
-  local shared = next_key + 2 * unseen
-  for position = 0, #ARGV - 7 - coordinators do
+  for owners in ARGV[8]:gmatch('[^;]+') do
     local verdict = REAPED
-    for owner in ARGV[7 + coordinators + position]:gmatch('%d+') do
-      verdict = math.min(verdict, verdicts[tonumber(owner)])
-    end
+    for owner in owners:gmatch('%d+') do verdict = math.min(verdict, verdicts[tonumber(owner)]) end
     verdicts[#verdicts + 1] = verdict
-    if verdict == REAPED then doomed[#doomed + 1] = KEYS[shared + position] end
+    if verdict == REAPED then doomed[#doomed + 1] = KEYS[next_key] end
+    next_key = next_key + 1
   end
-  local deleted = reap(doomed)
-  if sightings and #reaped > 0 and not dry_run and not keep_heartbeats then
-    redis.call('HDEL', sightings, unpack(reaped))
+  local deleted = reap(doomed, 1, #doomed)
+  if orphaned and #reaped > 0 and not dry_run and not keep_heartbeats then
+    redis.call('HDEL', KEYS[#KEYS], unpack(reaped))
   end
   return {verdicts, deleted, {}}
 end
@@ -298,7 +317,7 @@ local function reap_found()
     judged[#judged + 1] = key
     judged[#judged + 1] = 'coordinator:activity:' .. id
   end)
-  local values = values_of(judged)
+  local values = values_of(judged, 1, #judged)
   local doomed, stale, kept = {}, {}, {}
   local stale_texts = {}
   for number, id in ipairs(ids) do
@@ -323,7 +342,7 @@ local function reap_found()
     end)
   end
 
-  local deleted = reap(doomed)
+  local deleted = reap(doomed, 1, #doomed)
   local finish = redis.call('TIME')
   local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock[2]) / 1000)
   -- Newer servers stop that clock while a script runs; processor time is as good, for nobody else ran.

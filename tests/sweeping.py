@@ -7,12 +7,13 @@ from typing import Any
 from redis import Redis
 
 from cleanup_tasks import keys
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines import Engine, Outcome
+from cleanup_tasks.engines import Engine, Outcome, Reaping, finish
 from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
+from demo.dataset import keys_of
 
 THRESHOLD_S = 600
 
@@ -35,6 +36,14 @@ def sweep(
     elif report.stale_coordinators_found or report.orphaned_coordinators_reaped:
         assert ran > 0
     return report
+
+
+def reap(engine: Engine, batch: Batch, *, dry_run: bool) -> Outcome:
+    """What an engine makes of one batch; raises what it raises."""
+    (answer,) = finish([engine.reap(batch, THRESHOLD_S, dry_run=dry_run)])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def script_calls(client: Redis) -> int:
@@ -62,6 +71,13 @@ def write_heartbeat(client: Redis, coordinator: bytes, kind: str) -> object:
     return client.set(keys.heartbeat(coordinator), heartbeat_values(server_time_ms(client))[kind])
 
 
+def write_stale(client: Redis, *coordinators: bytes) -> None:
+    """Stale coordinators with all six keys."""
+    for id_ in coordinators:
+        client.mset(dict.fromkeys(keys_of(id_), "1"))
+        write_heartbeat(client, id_, "stale")
+
+
 def digest(client: Redis) -> bytes:
     """A digest of the whole database; any change of any key changes it."""
     answer: bytes = client.execute_command("DEBUG", "DIGEST")  # type: ignore[no-untyped-call]
@@ -85,7 +101,7 @@ class Before:
     def name(self) -> str:
         return self._engine.name
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
+    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
         self.batches.append(batch)
         self._happen(len(self.batches), batch)
-        return self._engine.reap(batch, threshold_s, dry_run=dry_run)
+        return (yield from self._engine.reap(batch, threshold_s, dry_run=dry_run))

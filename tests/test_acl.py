@@ -14,7 +14,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from cleanup_tasks import acl, keys, options
 from cleanup_tasks.address import Address
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.connection import client_of
 from cleanup_tasks.engines import ScriptingRefused
 from cleanup_tasks.engines.python import PythonEngine
@@ -25,7 +25,7 @@ from cleanup_tasks.run import Run
 from cleanup_tasks.settings import load_settings
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import Server, running_server, wait_until
-from tests.sweeping import all_keys, script_calls
+from tests.sweeping import all_keys, reap, script_calls
 
 pytestmark = pytest.mark.every_server
 
@@ -122,7 +122,7 @@ def exercise(server: Server, client: Redis) -> None:
             attempt()
     address = Address(username="cleanup", password=PASSWORD)
     with client_of(address, "127.0.0.1", server.port) as user, contextlib.suppress(RedisError):
-        PythonEngine(user).reap(Batch(own={b"active": []}), 600, dry_run=True)
+        reap(PythonEngine(user), Batch(own={b"active": []}), dry_run=True)
 
 
 @pytest.mark.parametrize("command", acl.COMMANDS)

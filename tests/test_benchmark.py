@@ -14,7 +14,7 @@ def test_smallest_run() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines()]
     goals = [row for row in rows if len(row) == 4 and row[3] in ("reached", "missed", "not measured")]
     judged = {row[0]: row[3] for row in goals if row[3] != "not measured"}
-    assert len(goals) == 24
+    assert len(goals) == 26
     assert {
         f"{engine} engine: {what} at 100{against}"
         for engine in ("Lua", "Python")

@@ -13,7 +13,7 @@ from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import script_source
 from cleanup_tasks.staleness import State, judge, judge_value
-from tests.sweeping import THRESHOLD_S, all_keys, sweep, write_heartbeat
+from tests.sweeping import THRESHOLD_S, all_keys, reap, sweep, write_heartbeat
 
 CASES = Path(__file__).parent / "cases"
 STALENESS: dict[str, Any] = json.loads((CASES / "staleness.json").read_text())
@@ -74,11 +74,11 @@ def test_staleness(row: dict[str, Any], client: Redis, engine: Engine) -> None:
 @named(STALENESS["values"])
 def test_staleness_is_the_engines_own_judgement(row: dict[str, Any], client: Redis, engine: Engine) -> None:
     """The sweep's look beforehand is skipped: the engine is told of the coordinator as if it were stale."""
-    from cleanup_tasks.batches import Batch
+    from cleanup_tasks.batch import Batch
 
     write_row(client, row)
     before = all_keys(client)
-    outcome = engine.reap(Batch(own={b"c": []}), THRESHOLD_S, dry_run=False)
+    outcome = reap(engine, Batch(own={b"c": []}), dry_run=False)
     assert outcome.coordinators == [{"stale": 0, "active": -1, "unreadable": -2}[row["verdict"]]]
     assert all_keys(client) == (set() if row["verdict"] == "stale" else before)
     assert outcome.deleted == len(before) - len(all_keys(client))

@@ -15,6 +15,7 @@ import pytest
 from redis import Redis
 
 from cleanup_tasks import keys
+from cleanup_tasks.reaper import UNDER_WAY
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, wait_until
 from tests.proxy import Proxy
@@ -197,7 +198,8 @@ def test_scripting_refused_falls_back_at_once(server: Server, client: Redis) -> 
 def test_a_connection_that_breaks_in_the_middle(server: Server, client: Redis, more: list[str]) -> None:
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
-        proxy.cut_at(b"EXEC" if more else b"EVALSHA", 3)
+        # at first nobody knows the script
+        proxy.cut_at(b"EXEC" if more else b"EVALSHA", 3 if more else UNDER_WAY + 3)
         ended = run(proxy.url, "--json", *more)
     metrics = json.loads(ended.stdout)
     assert ended.returncode == 2
@@ -219,13 +221,15 @@ def test_a_missing_permission_is_named(server: Server, client: Redis) -> None:
 def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
-        proxy.cut_at(b"EVALSHA", 3, hold=True)
+        # at first nobody knows the script
+        proxy.cut_at(b"EVALSHA", UNDER_WAY + 4, hold=True)
         process = subprocess.Popen(
             [COMMAND],
             env={**os.environ, "COORDINATION_REDIS_URL": proxy.url},
             stdout=subprocess.PIPE,
             text=True,
         )
+        wait_until(lambda: proxy.broken, "the sweep waits for an answer")
         wait_until(lambda: client.dbsize() < 900 * KEYS_EACH, "the sweep has begun to delete")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)

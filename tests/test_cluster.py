@@ -12,9 +12,9 @@ from redis.exceptions import ClusterDownError, ConnectionError, TryAgainError
 
 import cleanup_tasks.cluster
 from cleanup_tasks import acl, connection, keys
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.cluster import Cluster
-from cleanup_tasks.engines import Outcome
+from cleanup_tasks.engines import Reaping
 from cleanup_tasks.engines.cluster import ClusterEngine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
@@ -118,7 +118,7 @@ class Interrupted(ClusterEngine):
     between: Callable[[], None] = staticmethod(lambda: None)
     batches = 0
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
+    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
         self.before(self.batches)
         self.batches += 1
         return super().reap(batch, threshold_s, dry_run=dry_run)

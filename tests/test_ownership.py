@@ -2,11 +2,12 @@
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from cleanup_tasks import keys
+from cleanup_tasks import connection, finder, keys
 from cleanup_tasks.engines.lua import LuaEngine, script_source
 from cleanup_tasks.engines.python import PythonEngine
 from tests.sweeping import all_keys, sweep, write_heartbeat
@@ -62,11 +63,19 @@ def write(client: Redis, coordinators: dict[bytes, str], related: set[bytes]) ->
     return all_keys(client)
 
 
+@pytest.mark.parametrize("generation", [1, 200_000])
 @given(database=databases())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_what_stale_coordinators_alone_may_own(
-    client: Redis, database: tuple[dict[bytes, str], set[bytes]]
+    client: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    generation: int,
+    database: tuple[dict[bytes, str], set[bytes]],
 ) -> None:
+    """Whether the stale are dealt with one by one or all together."""
+    monkeypatch.setattr(finder, "GENERATION", generation)
+    monkeypatch.setattr(finder, "READ_AT_ONCE", min(generation, 1_000))
+    monkeypatch.setattr(connection, "SCAN_COUNT", min(generation, 2_500))
     coordinators, related = database
     stale = sorted(keys.text(id_) for id_, kind in coordinators.items() if kind == "stale")
     for engine in (LuaEngine(client), PythonEngine(client)):
@@ -82,6 +91,18 @@ def test_only_what_stale_coordinators_alone_may_own(
     answer = json.loads(client.eval(script_source(), 0, "600", "0"))
     assert before - all_keys(client) == doomed(coordinators, related) & before
     assert sorted(answer["staleCoordinatorIds"]) == stale
+
+
+@given(st.lists(st.sampled_from([*LETTERS, b"blocking", b"ack", b"idempotency", b":"]), max_size=9))
+def test_possible_owners_are_the_rule(parts: list[bytes]) -> None:
+    name = b"".join(parts)
+    for key in (name, keys.ACK + name, keys.IDEMPOTENCY + name):
+        owners = keys.possible_owners(key)
+        segments = key.split(b":")[2:]
+        runs = {b":".join(segments[first:last]) for last in range(len(segments) + 1) for first in range(last)}
+        if not key.startswith((keys.ACK, keys.IDEMPOTENCY)):
+            runs = set()
+        assert sorted(owners) == sorted(id_ for id_ in runs if may_own(id_, key))
 
 
 def test_a_name_of_too_many_segments_has_no_owner() -> None:

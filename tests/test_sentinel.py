@@ -7,12 +7,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.connection import CLIENT_NAME
-from cleanup_tasks.engines import Engine, Outcome
+from cleanup_tasks.engines import Engine, Reaping
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import is_transient
+from cleanup_tasks.reaper import UNDER_WAY
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
@@ -21,7 +22,9 @@ from demo.servers import free_port, wait_until
 from tests.sentinels import SERVICE, Sentinels, running_sentinels
 from tests.sweeping import THRESHOLD_S, all_keys
 
-IDS = [b"worker-%d" % number for number in range(500)]
+#: Batches that are sent before.
+NUMBER = 2 * UNDER_WAY
+IDS = [b"worker-%d" % number for number in range(1_000)]
 ACTIVE = [b"active-%d" % number for number in range(5)]
 
 
@@ -47,8 +50,8 @@ def url(sentinels: Sentinels) -> str:
     return "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + f"/{SERVICE}/0"
 
 
-class BeforeSecondBatch:
-    """Does something ahead of the second batch."""
+class InTheMiddle:
+    """Does something ahead of a batch, when some have landed and others are under way."""
 
     def __init__(self, engine: Engine, act: Callable[[], None]) -> None:
         self.name = engine.name
@@ -56,8 +59,8 @@ class BeforeSecondBatch:
         self._act = act
         self.batches = 0
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
-        if self.batches == 1:
+    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
+        if self.batches == NUMBER:
             self._act()
         self.batches += 1
         return self._engine.reap(batch, threshold_s, dry_run=dry_run)
@@ -76,10 +79,10 @@ def test_a_failover_between_two_batches(sentinels: Sentinels) -> None:
     report = new_report("lua")
     with connect(url(sentinels)) as servers:
         servers.reach()
-        engine = BeforeSecondBatch(servers.engine(LuaEngine), sentinels.fail_over)
+        engine = InTheMiddle(servers.engine(LuaEngine), sentinels.fail_over)
         Sweep(servers, engine, report).run()
     # The sentinels closed the old primary's connections, and the sweep went on with the new one.
-    assert engine.batches > 2
+    assert engine.batches > NUMBER + 1
     assert sentinels.primary() is not old
     assert report.complete
     assert report.keys_deleted == 6 * len(IDS)
@@ -100,10 +103,10 @@ def test_a_primary_that_is_killed_between_two_batches(sentinels: Sentinels) -> N
     first = new_report("python")
     with connect(url(sentinels)) as servers:
         servers.reach()
-        engine = BeforeSecondBatch(servers.engine(PythonEngine), sentinels.kill_primary)
+        engine = InTheMiddle(servers.engine(PythonEngine), sentinels.kill_primary)
         with pytest.raises(ConnectionError) as failure:
             Sweep(servers, engine, first).run()
-    assert engine.batches == 2
+    assert engine.batches == NUMBER + 1
     assert is_transient(failure.value)
     assert not first.complete
     assert first.keys_deleted > 0
@@ -120,6 +123,7 @@ def test_a_primary_that_is_killed_between_two_batches(sentinels: Sentinels) -> N
 
 
 def test_a_read_only_answer_has_the_primary_looked_up_anew(sentinels: Sentinels) -> None:
+    wait_until(lambda: questions(sentinels) == 0, "clients of other tests have gone")
     with connect(url(sentinels)) as servers:
         client = servers.client_for(b"any")
         client.set("key", "1")

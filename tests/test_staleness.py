@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from cleanup_tasks import keys
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import ACTIVE, REAPED, UNREADABLE
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
-from cleanup_tasks.staleness import MAX_BYTES, MAX_DEPTH, State, judge
-from tests.sweeping import THRESHOLD_S, script_calls
+from cleanup_tasks.staleness import MAX_BYTES, MAX_DEPTH, State, judge, judge_value, judge_values, usual_times
+from tests.sweeping import THRESHOLD_S, reap, script_calls
 
 VERDICTS = {State.STALE: REAPED, State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE}
 
@@ -158,6 +158,27 @@ def _number(time_ms: float) -> bytes:
     return b"%d" % time_ms if time_ms.is_integer() else b"%.2f" % time_ms
 
 
+@given(values=values())
+def test_many_at_once_are_judged_as_one_by_one(values: list[bytes]) -> None:
+    now_ms = 1_800_000_000_000
+    usual = b'{"coordinatorId": "c", "timestamp": $T-700000$}'
+    filled: list[bytes | None] = [with_times(value, now_ms) for value in (*values, usual)]
+    filled.append(None)
+    for some in (filled, filled[-2:], [value for value in filled if b"\n" not in (value or b"")]):
+        assert judge_values(some, usual_times(some), now_ms, THRESHOLD_S) == [
+            judge_value(value, now_ms, THRESHOLD_S) for value in some
+        ]
+
+
+@pytest.mark.parametrize("offset_ms", [-601_000, -600_999, -600_000, 0, 86_400_000, 86_400_001])
+@pytest.mark.parametrize("now_ms", [1_800_000_000_000, 1_800_000_000_999, 1_000_000_000_000])
+def test_the_edges_are_the_same_for_many(now_ms: int, offset_ms: int) -> None:
+    value = b'{"coordinatorId": "c", "timestamp": %d}' % (now_ms + offset_ms)
+    assert judge_values([value], usual_times([value]), now_ms, THRESHOLD_S) == [
+        judge_value(value, now_ms, THRESHOLD_S)
+    ]
+
+
 def assert_all_agree(client: Redis, beats: list[bytes], activities: list[bytes]) -> list[int]:
     """The pure rule, the Python engine and the script give the same verdicts, which are returned."""
     client.flushall()
@@ -171,9 +192,9 @@ def assert_all_agree(client: Redis, beats: list[bytes], activities: list[bytes])
     pairs = zip(filled, [*worked, *[None] * (len(filled) - len(worked))], strict=True)
     expected = [VERDICTS[judge(beat, work, now_ms, THRESHOLD_S)] for beat, work in pairs]
     calls = script_calls(client)
-    by_python = PythonEngine(client).reap(batch, THRESHOLD_S, dry_run=True)
+    by_python = reap(PythonEngine(client), batch, dry_run=True)
     assert script_calls(client) == calls
-    by_lua = LuaEngine(client).reap(batch, THRESHOLD_S, dry_run=True)
+    by_lua = reap(LuaEngine(client), batch, dry_run=True)
     assert script_calls(client) > calls
     readings = zip(filled, expected, by_python.coordinators, by_lua.coordinators, strict=True)
     assert [reading for reading in readings if len(set(reading[1:])) > 1] == []

@@ -1,11 +1,12 @@
 """Engines: a batch of coordinators in, a verdict for each out, decided and done in one atomic step."""
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from redis.exceptions import RedisError
 
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.staleness import State
 
 #: Verdicts, the Lua script's own numbers: below zero the keys were kept.
@@ -39,6 +40,10 @@ class Outcome:
     fatal: "RedisError | ScriptingRefused | None" = None
 
 
+#: Yields where it would wait for the server, for others may be served meanwhile; returns the outcome.
+Reaping = Generator[None, None, Outcome]
+
+
 class Engine(Protocol):
     """What decides and deletes."""
 
@@ -46,24 +51,41 @@ class Engine(Protocol):
     def name(self) -> str:
         """``lua`` or ``python``, as the metrics show it."""
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
+    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
         """Judge each coordinator of a batch and remove the keys of those that are stale.
 
         Raises what the client raises; nothing is sent twice.
         """
 
 
+#: What became of one of many batches: where `Engine.reap` would raise, what it would raise.
+Answer: TypeAlias = "Outcome | RedisError | ScriptingRefused"
+
+
 class NodeEngine(Engine, Protocol):
     """An engine that works on one server."""
 
-    def reap_each(
-        self, batches: list[Batch], threshold_s: int, *, dry_run: bool
-    ) -> "list[Outcome | RedisError | ScriptingRefused]":
-        """`reap` for each of many small batches, each atomic by itself, with few round trips.
-
-        What `reap` would raise takes the place of the outcome.
-        """
+    def reap_each(self, batches: list[Batch], threshold_s: int, *, dry_run: bool) -> list[Answer]:
+        """`reap` for each of many small batches, each atomic by itself, with few round trips."""
 
 
 class ScriptingRefused(Exception):
     """Scripting itself is forbidden, missing or broken on this server; code without Lua may still do."""
+
+
+def finish(reapings: Iterable[Reaping]) -> list[Answer]:
+    """What became of each; the server is busy with the others while one waits."""
+    answers: dict[int, Answer] = {}
+    waiting = dict(enumerate(reapings))
+    count = len(waiting)
+    while waiting:
+        for number, reaping in list(waiting.items()):
+            try:
+                next(reaping)
+                continue
+            except StopIteration as end:
+                answers[number] = end.value
+            except (RedisError, ScriptingRefused) as error:
+                answers[number] = error
+            del waiting[number]
+    return [answers[number] for number in range(count)]

@@ -16,7 +16,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, TryAgainError
 
 from cleanup_tasks import keys
-from cleanup_tasks.batches import Batch
+from cleanup_tasks.batch import Batch
 from cleanup_tasks.engines import (
     ACTIVE,
     FAILED,
@@ -24,8 +24,10 @@ from cleanup_tasks.engines import (
     REAPED,
     UNRIPE,
     VERDICTS,
+    Answer,
     NodeEngine,
     Outcome,
+    Reaping,
     ScriptingRefused,
 )
 from cleanup_tasks.failures import is_transient
@@ -33,9 +35,6 @@ from cleanup_tasks.staleness import State, is_orphan_ripe, judge, judge_value
 
 if TYPE_CHECKING:
     from cleanup_tasks.cluster import Cluster, Node
-
-#: What one slot's step came to.
-Answer = Outcome | RedisError | ScriptingRefused
 
 
 class ClusterEngine:
@@ -47,8 +46,9 @@ class ClusterEngine:
         self._make = functools.cache(make)
         self.name = str(getattr(make, "name", ""))
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Outcome:
+    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
         """See `Engine.reap`; what can't be done now has the verdict FAILED, and the rest is done."""
+        yield  # all servers are asked at once, in threads; there is nothing to send ahead
         self._cluster.look_for_successors()
         plan = Plan.scattered(batch) if batch.orphaned else Plan.of(batch)
         tally = _Tally(batch)
@@ -225,7 +225,7 @@ class Plan:
         by_slot: dict[int, Batch] = defaultdict(lambda: Batch(partial=True))
         for id_, own in batch.own.items():
             step = by_slot[slots[id_]]
-            heartbeat, activity = batch.judged_keys(id_)
+            heartbeat, activity = keys.heartbeat(id_), keys.activity(id_)
             together = step.own[id_] = [] if batch.partial else [heartbeat]
             if key_slot(activity) != slots[id_]:
                 step.beat_alone.add(id_)
