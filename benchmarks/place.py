@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from benchmarks.cost import ServerCost
 from benchmarks.dataset import Dataset
@@ -73,7 +75,9 @@ class Place:
             return ServerCost.sum(ServerCost.of(client) for client in self._clients(stack))
 
     def _clients(self, stack: contextlib.ExitStack) -> list[Redis]:
-        return [stack.enter_context(server.client()) for server in self.servers]
+        # to load millions of keys takes longer than the client's patience; it would ask for it twice
+        patient = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
+        return [stack.enter_context(server.client(**patient)) for server in self.servers]
 
 
 def _set_by_slot(clients: list[Redis], values: dict[bytes, str]) -> None:

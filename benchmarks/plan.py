@@ -53,7 +53,7 @@ def groups(sizes: list[int]) -> Iterator[Group]:
         yield Group(Dataset(size, 99, unrelated=10), (*engines, ways.REDIS_CLI_WAY), 3)
         yield Group(Dataset(size), engines, 3, cluster=True)
     for size in (size for size in sizes if size >= MIDDLE or size == sizes[-1]):
-        felt = (ways.QUIET, *engines) if size > MIDDLE else (ways.QUIET, *engines, *others[-1:], ways.BY_HAND)
+        felt = (ways.QUIET, ways.BUSY, *engines, *(() if size > MIDDLE else (*others[-1:], ways.BY_HAND)))
         # several rounds give a short sweep enough beats for a p99
         yield Group(Dataset(size), felt, 3 if size <= MIDDLE else 1, beats=True)
 

@@ -25,6 +25,7 @@ STYLES = {
     ways.ORIGINAL_WAY.name: ("tab:red", "-"),
     ways.REDIS_CLI_WAY.name: ("tab:green", "-"),
     ways.QUIET.name: ("tab:gray", "-"),
+    ways.BUSY.name: ("tab:gray", ":"),
 }
 
 

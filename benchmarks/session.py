@@ -16,7 +16,7 @@ from benchmarks.place import Place, cluster, standalone
 from benchmarks.plan import Group, floor_of, pass_of
 from benchmarks.process import in_process
 from benchmarks.results import Case, Results, wall_s
-from benchmarks.ways import scan_pass
+from benchmarks.ways import scan_pass, warm_up
 
 #: What the slow link adds to every round trip.
 LATENCY_S = 0.001
@@ -28,6 +28,7 @@ COUNTS = (1_000, 5_000, 20_000)
 
 def run(groups: Iterable[Group], binary: str | None, show: Callable[[str], None]) -> Results:
     """Measure all groups, and `show` what is being done; `binary` is the server, see `standalone`."""
+    warm_up()
     gc.freeze()  # children share what is imported, and don't copy it at their first collection
     groups = list(groups)
     with contextlib.ExitStack() as stack:

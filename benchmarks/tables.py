@@ -79,7 +79,7 @@ def _row(case: Case, results: Results) -> tuple[str, ...]:
     assert wall
     assert server
     last = results.rounds[case][-1]
-    longest = max(map(longest_s, results.rounds[case]))
+    longest = max(results.rounds[case], key=longest_s).server
     floor = replace(case, way=FLOOR)
     foreign = case.way in FOREIGN
     return (
@@ -88,7 +88,7 @@ def _row(case: Case, results: Results) -> tuple[str, ...]:
         _times(results.ratio(case, floor, wall_s)),
         _ms(server.median),
         _times(results.ratio(case, floor, server_s)),
-        _ms(longest) if longest else "< 0.1",
+        f"{_ms(longest.longest_s)} {longest.longest}" if longest.longest else "< 0.1",
         _ms(results.median(case, worker_s) or 0),
         "–" if foreign else f"{(results.median(case, peak_bytes) or 0) / 1e6:.0f}",
         "–" if foreign else f"{last.worker.round_trips:,}",

@@ -1,6 +1,7 @@
 """The ways to get rid of stale coordinators' keys that are measured side by side."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ def sweep(engine: str, orphans: str, url: str) -> None:
     assert report.implementation == engine
 
 
+def warm_up() -> None:
+    """What a worker has done long before its sweep: pydantic takes some ms for the first settings."""
+    load_settings()
+
+
 def by_hand(url: str) -> None:
     """The whole logic in one call of our script, as redis-cli --eval sends it."""
     with Redis.from_url(url) as client:
@@ -148,6 +154,18 @@ def nothing(_url: str) -> None:
     time.sleep(1)
 
 
+def compute(_url: str) -> None:
+    """A second in which two processes compute, and ask no server."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _core in range(2)]
+    try:
+        time.sleep(1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 LUA = Way("Lua engine", partial(sweep, "lua", "off"))
 PYTHON = Way("Python engine", partial(sweep, "python", "off"))
 LUA_REPORT = Way("Lua engine, orphans reported", partial(sweep, "lua", "report"))
@@ -157,3 +175,5 @@ BY_HAND = Way("whole script by hand", by_hand, largest=250_000 // 6)
 ORIGINAL_WAY = Way("the original's way", original, quadratic=True)
 REDIS_CLI_WAY = Way("redis-cli and xargs", redis_cli, foreign=True)
 QUIET = Way("no sweep", nothing, deletes=False)
+#: What it is like for a client to share two cores with a worker and a server, whatever these do.
+BUSY = Way("no sweep, two busy processes", compute, deletes=False)
