@@ -34,7 +34,7 @@ REAPING = {
     "lua": {"evalsha": 1, "time": 1, "exists": 1, "mget": 1, "unlink": 1},
     "python": {"watch": 1, "time": 1, "mget": 1, "exists": 1, "multi": 1, "unlink": 1, "exec": 1},
 }
-#: The server doesn't know the script when the first two batches come.
+#: The server doesn't know the script when the first batches come.
 FIRST_TIME = {"lua": {"script": UNDER_WAY, "evalsha": UNDER_WAY}, "python": {}}
 #: How a connection introduces itself.
 INTRODUCTIONS = ("client", "hello")

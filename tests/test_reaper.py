@@ -1,4 +1,4 @@
-"""Two batches under way: in which order, and what the report says when a sweep is broken off."""
+"""Several batches under way: in which order, and what the report says when a sweep is broken off."""
 
 import subprocess
 import sys
