@@ -94,9 +94,10 @@ class Finder:
         threshold_s = self._report.stale_threshold_seconds
         for now_ms, values in self._servers.read_each(lots):
             beats = {keys.coordinator_of(name): value for name, value in values.items()}
-            times = usual_times(list(values.values()))
+            read = list(values.values())
+            times = usual_times(read)
             by_state: dict[State, list[bytes]] = {state: [] for state in State}
-            states = judge_values(list(values.values()), times, now_ms, threshold_s)
+            states = judge_values(read, times, now_ms, threshold_s)
             for id_, state in zip(beats, states, strict=True):
                 by_state[state].append(id_)
             self._keep_active(by_state[State.ACTIVE])
@@ -110,8 +111,9 @@ class Finder:
     def _sort(self, now_ms: int, activities: dict[bytes, bytes | None], generation: Generation) -> None:
         """Sort the silent by their activities; one whose activity can't be read now is left out."""
         threshold_s = self._report.stale_threshold_seconds
-        times = usual_times(list(activities.values()))
-        states = judge_values(list(activities.values()), times, now_ms, threshold_s)
+        read = list(activities.values())
+        times = usual_times(read)
+        states = judge_values(read, times, now_ms, threshold_s)
         silent = self._waiting.popleft()
         active: list[bytes] = []
         stale: list[bytes] = []

@@ -30,18 +30,10 @@ class _Step:
     batch: Batch
     #: Which try at it this is.
     attempt: int
-    #: None: not begun, so nothing was sent.
+    #: None: not begun.
     reaping: Reaping | None = None
     #: Why it has no outcome.
     failure: BaseException | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        return self.reaping is not None and inspect.getgeneratorstate(self.reaping) != inspect.GEN_CREATED
-
-    @property
-    def is_over(self) -> bool:
-        return self.reaping is not None and inspect.getgeneratorstate(self.reaping) == inspect.GEN_CLOSED
 
     def advance(self) -> Outcome | None:
         """Go on until it waits again; returns the outcome if it is over."""
@@ -122,17 +114,22 @@ class Reaper:
 
     def _land(self, under_way: Iterable[_Step], error: BaseException) -> None:
         """After a failure: see what becomes of what is under way, for the server may have done it."""
+        # a server that was silent for so long is not waited for once more
+        silent = isinstance(error, TimeoutError)
         for step in under_way:
-            if not step.has_begun:
-                continue
+            reaping = step.reaping
+            if reaping is None or inspect.getgeneratorstate(reaping) == inspect.GEN_CREATED:
+                continue  # nothing was sent
             outcome = None
             # what is over has failed, or was interrupted before it was counted; the first failure is told
             with contextlib.suppress(RedisError, ScriptingRefused):
-                # a server that was silent for so long is not waited for once more
-                while outcome is None and not step.is_over and not isinstance(error, TimeoutError):
+                while (
+                    not silent
+                    and outcome is None
+                    and inspect.getgeneratorstate(reaping) != inspect.GEN_CLOSED
+                ):
                     outcome = step.advance()
-            if step.reaping:
-                step.reaping.close()
+            reaping.close()
             if outcome is None:
                 self._count_failure(step)
             elif not outcome.newcomers and not outcome.contended:
