@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from cleanup_tasks import options
 from cleanup_tasks.engines import ScriptingRefused
+from cleanup_tasks.failures import interrupts_unmasked
 from cleanup_tasks.log import FORMAT, log_report, logger
 from cleanup_tasks.metrics import METRICS, REGISTRY
 from cleanup_tasks.run import Run
@@ -112,7 +113,7 @@ def _metrics_file(path: Path | None, settings: Settings) -> Iterator[None]:
 def _sweep(run: Run) -> int:
     """Sweep with a progress bar where there is a terminal; returns the exit status."""
     try:
-        with _progress() as progress:
+        with interrupts_unmasked(KeyboardInterrupt), _progress() as progress:
             report = run.sweep_or_fall_back(progress)
     except (RedisError, ScriptingRefused) as error:
         if not run.reached:

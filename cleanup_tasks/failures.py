@@ -1,6 +1,8 @@
 """Which failure is which: whether to try again, and whom to tell."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from redis.exceptions import (
     AskError,
@@ -52,3 +54,21 @@ def may_have_happened(error: BaseException) -> bool:
     if isinstance(error, AuthenticationError | AuthorizationError | BusyLoadingError):
         return False
     return not isinstance(error, ResponseError)
+
+
+@contextlib.contextmanager
+def interrupts_unmasked(kind: type[BaseException]) -> Iterator[None]:
+    """Raise an interrupt of this kind as itself, where a library's error has taken its place.
+
+    A signal's exception may strike in anybody's code, and what handles errors there may fail over one that
+    it does not know (redis-py 6.4: UnboundLocalError out of a connection that is being made).
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, kind):
+            cause = cause.__context__
+        if cause is None or cause is error:
+            raise
+        raise cause from None

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from cleanup_tasks import options
 from cleanup_tasks.engines import ScriptingRefused
-from cleanup_tasks.failures import is_transient
+from cleanup_tasks.failures import interrupts_unmasked, is_transient
 from cleanup_tasks.log import logger
 from cleanup_tasks.report import Earlier, Report
 from cleanup_tasks.run import Run
@@ -112,7 +112,8 @@ def _attempt(task: CleanupTask, checked: options.Options, fallback_reason: str |
     if task.request.called_directly or task.request.is_eager:
         return _at_once(run).metrics(max_ids)
     try:
-        run.sweep()
+        with interrupts_unmasked(SoftTimeLimitExceeded):
+            run.sweep()
     except SoftTimeLimitExceeded:
         # Not an error to be retried: the next beat goes on where this one stopped.
         run.report.complete = False

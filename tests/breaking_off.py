@@ -15,6 +15,7 @@ from cleanup_tasks import keys
 from cleanup_tasks.engines import NodeEngine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.failures import interrupts_unmasked
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
@@ -41,9 +42,10 @@ def broken_off(sweep: Sweep, seconds: float) -> None:
     """Sweep for that long."""
     signal.signal(signal.SIGALRM, break_off)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        sweep.run()
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        with interrupts_unmasked(BrokenOff):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            sweep.run()
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
     except BrokenOff:
         pass
 
@@ -62,9 +64,9 @@ def main(url: str, engine: str) -> None:
                 )
             gone = COORDINATORS * KEYS_EACH - len(all_keys(client))
             known = not report.cleanup_errors
-            assert report.keys_deleted <= gone <= DOOMED, (report.keys_deleted, gone)
-            assert report.keys_deleted == gone or not known, (report.keys_deleted, gone)
-            assert gone == DOOMED or not report.complete, gone
+            assert report.keys_deleted <= gone <= DOOMED, (gone, report)
+            assert report.keys_deleted == gone or not known, (gone, report)
+            assert gone == DOOMED or not report.complete, (gone, report)
             assert client.exists(*active) == ACTIVE
             whole_s *= 0.97 if report.complete else 1
             if 0 < gone < DOOMED:

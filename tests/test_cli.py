@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 
-from cleanup_tasks import keys
+from cleanup_tasks import cli, keys, options
 from cleanup_tasks.reaper import UNDER_WAY
+from cleanup_tasks.run import Run
+from cleanup_tasks.settings import load_settings
+from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, wait_until
 from tests.proxy import Proxy
@@ -236,6 +240,20 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
     assert process.returncode == 130
     assert "Cleanup interrupted" in output
     assert not client.exists(keys.LOCK)
+
+
+def test_ctrl_c_counts_whatever_a_library_makes_of_it(
+    server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_sweep: Sweep) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError  # as a connection of redis-py 6.4 does that is being made
+
+    monkeypatch.setattr(Sweep, "run", interrupted)
+    settings = load_settings(coordination_redis_url=SecretStr(server.url))
+    assert cli._sweep(Run(settings, options.check())) == cli.INTERRUPTED
 
 
 def test_whoever_reads_may_stop_reading(server: Server, client: Redis) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError
 
@@ -15,6 +15,7 @@ from cleanup_tasks import app, cleanup, cleanup_fallback, keys
 from cleanup_tasks.lock import TTL_S
 from cleanup_tasks.reaper import UNDER_WAY
 from cleanup_tasks.run import LOCKED
+from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, running_server, wait_until
 from demo.stack import Stack
@@ -279,6 +280,25 @@ def test_a_soft_time_limit_ends_in_a_report_that_says_so(fleet: Redis) -> None:
     assert metrics["keysDeleted"] == 0
     fleet.client_unpause()
     assert fleet.dbsize() == DOOMED + KEPT
+
+
+def test_a_soft_time_limit_counts_whatever_a_library_makes_of_it(
+    fleet: Redis, coordination: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_sweep: Sweep) -> None:
+        try:
+            raise SoftTimeLimitExceeded
+        finally:
+            raise UnboundLocalError  # as a connection of redis-py 6.4 does that is being made
+
+    monkeypatch.setattr(Sweep, "run", interrupted)
+    monkeypatch.setenv("COORDINATION_REDIS_URL", coordination.url)
+    cleanup.push_request(id="interrupted", called_directly=False)
+    try:
+        metrics = cleanup.run()
+    finally:
+        cleanup.pop_request()
+    assert (metrics["complete"], metrics["keysDeleted"]) == (False, 0)
 
 
 def test_an_expired_message_does_nothing(fleet: Redis) -> None:
