@@ -1,7 +1,8 @@
 """A connection on which answers are waited for later, so that worker and server work at the same time."""
 
+from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import hiredis
 from redis import Redis
@@ -9,6 +10,19 @@ from redis import Redis
 #: A command's name and arguments. No numbers: where a signal's exception strikes while hiredis turns one into
 #: text, it ends the process (3.5.0).
 Command = tuple[bytes | str, ...]
+
+Result = TypeVar("Result")
+#: What waits for the server now and then: there it yields, so that others may be served meanwhile.
+Waiting = Generator[None, None, Result]
+
+
+def advance(waiting: Waiting[Result]) -> Result | None:
+    """Let it go on; returns None when it waits again, else what it returned."""
+    try:
+        next(waiting)
+    except StopIteration as end:
+        return cast(Result, end.value)
+    return None
 
 
 class Line:

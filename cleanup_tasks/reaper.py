@@ -12,6 +12,7 @@ from cleanup_tasks import keys
 from cleanup_tasks.batch import Batch
 from cleanup_tasks.engines import FAILED, GONE, Engine, Outcome, Reaping, ScriptingRefused
 from cleanup_tasks.failures import may_have_happened
+from cleanup_tasks.line import advance
 from cleanup_tasks.log import logger
 from cleanup_tasks.report import Report
 
@@ -39,14 +40,10 @@ class _Step:
         """Go on until it waits again; returns the outcome if it is over."""
         assert self.reaping
         try:
-            next(self.reaping)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+            return advance(self.reaping)
         except BaseException as error:
             self.failure = error
             raise
-        return None
 
 
 class Reaper:

@@ -1,6 +1,7 @@
 """Settings from the environment, typed; everything that is wrong is named in one message."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -78,6 +79,13 @@ class Settings(BaseSettings):
         if value == "" and info.field_name != "cleanup_log_file":
             return cls.model_fields[info.field_name].default
         return value
+
+    @field_validator("redis_port", mode="before")
+    @classmethod
+    def _port_of_a_service(cls, value: Any) -> Any:
+        """In Kubernetes a service called redis puts its address into every container's REDIS_PORT."""
+        service = re.fullmatch(r"tcp://[^/@]+:(\d+)", value) if isinstance(value, str) else None
+        return service[1] if service else value
 
     @field_validator("coordination_redis_url")
     @classmethod

@@ -1,6 +1,6 @@
 """One server that holds everything."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self, cast
@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from cleanup_tasks.connection import scan_command, server_time_ms, time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
-from cleanup_tasks.line import Command, Line
+from cleanup_tasks.line import Command, Line, Waiting, advance
 
 #: Values that one MGET reads.
 MGET_KEYS = 100
@@ -85,7 +85,7 @@ class SingleServer:
 
 
 #: What was asked, and is answered in the second step.
-_Asked = Generator[None, None, list[Any]]
+_Asked = Waiting[list[Any]]
 
 
 def _ask(client: Redis, *commands: Command) -> _Asked:
@@ -101,16 +101,14 @@ def _ask(client: Redis, *commands: Command) -> _Asked:
             return [line.receive() for _command in commands]
 
     asked = ask()
-    next(asked)
+    advance(asked)
     return asked
 
 
 def _answers(asked: _Asked) -> list[Any]:
-    try:
-        next(asked)
-    except StopIteration as end:
-        return cast(list[Any], end.value)
-    raise AssertionError("a question has two steps")
+    answers = advance(asked)
+    assert answers is not None
+    return answers
 
 
 def _values(names: list[bytes], asked: _Asked) -> tuple[int, dict[bytes, bytes | None]]:

@@ -1,12 +1,13 @@
 """Engines: a batch of coordinators in, a verdict for each out, decided and done in one atomic step."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from redis.exceptions import RedisError
 
 from cleanup_tasks.batch import Batch
+from cleanup_tasks.line import Waiting, advance
 from cleanup_tasks.staleness import State
 
 #: Verdicts, the Lua script's own numbers: below zero the keys were kept.
@@ -40,8 +41,7 @@ class Outcome:
     fatal: "RedisError | ScriptingRefused | None" = None
 
 
-#: Yields where it would wait for the server, for others may be served meanwhile; returns the outcome.
-Reaping = Generator[None, None, Outcome]
+Reaping: TypeAlias = Waiting[Outcome]
 
 
 class Engine(Protocol):
@@ -80,12 +80,12 @@ def finish(reapings: Iterable[Reaping]) -> list[Answer]:
     count = len(waiting)
     while waiting:
         for number, reaping in list(waiting.items()):
+            answer: Answer | None
             try:
-                next(reaping)
-                continue
-            except StopIteration as end:
-                answers[number] = end.value
+                answer = advance(reaping)
             except (RedisError, ScriptingRefused) as error:
-                answers[number] = error
-            del waiting[number]
+                answer = error
+            if answer is not None:
+                answers[number] = answer
+                del waiting[number]
     return [answers[number] for number in range(count)]
