@@ -15,6 +15,7 @@ from cleanup_tasks.connection import scan_command, server_time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
 from cleanup_tasks.engines.cluster import ClusterEngine
 from cleanup_tasks.failures import is_transient
+from cleanup_tasks.pace import FAR
 
 SLOTS = 16_384
 #: How often a command follows its slot to another primary, or waits for it, before it is given up.
@@ -49,6 +50,7 @@ class Cluster:
         self._down: dict[Node, RedisError] = {}
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="cluster")
         self.failure: RedisError | None = None
+        self.pace = FAR
 
     def reach(self) -> None:
         """See `Topology.reach`."""
@@ -144,7 +146,7 @@ class Cluster:
         cursors = dict.fromkeys(self._primaries, 0)
         while cursors:
             pages = self.side_by_side(
-                {node: _page_after(cursor, pattern) for node, cursor in cursors.items()}
+                {node: _page_after(cursor, pattern, self.pace.scan_count) for node, cursor in cursors.items()}
             )
             for node, answer in pages.items():
                 if isinstance(answer, RedisError):
@@ -244,9 +246,11 @@ class Cluster:
             client.close()
 
 
-def _page_after(cursor: int, pattern: bytes) -> Callable[[Redis], tuple[int, list[bytes]]]:
+def _page_after(cursor: int, pattern: bytes, count: int) -> Callable[[Redis], tuple[int, list[bytes]]]:
+    command = scan_command(b"%d" % cursor, pattern, count)
+
     def ask(client: Redis) -> tuple[int, list[bytes]]:
-        return cast(tuple[int, list[bytes]], client.execute_command(*scan_command(b"%d" % cursor, pattern)))  # type: ignore[no-untyped-call]
+        return cast(tuple[int, list[bytes]], client.execute_command(*command))  # type: ignore[no-untyped-call]
 
     return ask
 

@@ -7,8 +7,6 @@ from types import MappingProxyType
 from cleanup_tasks import keys
 from cleanup_tasks.batch import Batch, Snapshot, components
 
-#: Keys in an ordinary batch: about half a ms of the server's time.
-BATCH_KEYS = 500
 #: Up to here a coordinator (with those that it shares records with) goes whole, in one step of at
 #: most about 5 ms; a larger one goes in parts, heartbeats last.
 WHOLE_KEYS = 5_000
@@ -23,6 +21,7 @@ class Collector:
         self,
         stale: Iterable[bytes],
         kept: Set[bytes],
+        batch_keys: int,
         *,
         orphaned: bool = False,
         long_values: Mapping[bytes, int] = MappingProxyType({}),
@@ -31,6 +30,7 @@ class Collector:
     ) -> None:
         """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes.
 
+        `batch_keys`: keys in an ordinary batch;
         `long_values`: bytes of the values by which an id is judged, where they are many; `snapshot`: those
         values; `gone`: ids that a dry run thinks of as reaped.
         """
@@ -39,6 +39,7 @@ class Collector:
         self._empty = Batch(orphaned=orphaned, snapshot=snapshot or Snapshot())
         self._own: dict[bytes, list[bytes]] = {coordinator: [] for coordinator in stale}
         self._kept = kept
+        self._batch_keys = batch_keys
         self._gone = gone
         self._shared: dict[bytes, list[bytes]] = {}
         self._unseen: dict[bytes, list[bytes]] = defaultdict(list)
@@ -74,7 +75,7 @@ class Collector:
                 self._unseen[owners[0]] += [id_ for id_ in others if id_ not in self._gone]
 
     def batches(self) -> Iterator[Batch]:
-        """Everything collected, in batches of about `BATCH_KEYS` keys; those that share records together."""
+        """Everything collected, in batches of about `batch_keys` keys; those that share records together."""
         shared_by: dict[bytes, list[bytes]] = defaultdict(list)
         for key, owners in self._shared.items():
             shared_by[owners[0]].append(key)
@@ -89,7 +90,7 @@ class Collector:
                     group_size += len(shared_by[member])
                 if member in self._long_values:
                     group_size += self._long_values[member] // BYTES_LIKE_A_KEY
-            if size and size + group_size > BATCH_KEYS:
+            if size and size + group_size > self._batch_keys:
                 yield batch
                 batch, size = self._empty.fresh(), 0
             for member in members:
@@ -101,13 +102,13 @@ class Collector:
                     batch.shared.update((key, self._shared[key]) for key in shared_by[member])
             size += group_size
             if group_size > WHOLE_KEYS:
-                yield from _parts(batch)
+                yield from _parts(batch, self._batch_keys)
                 batch, size = self._empty.fresh(), 0
         if batch.own:
             yield batch
 
 
-def _parts(group: Batch) -> Iterator[Batch]:
+def _parts(group: Batch, batch_keys: int) -> Iterator[Batch]:
     """A group that is too large for one step: related keys first, heartbeats and activities last."""
     part, size = group.fresh(partial=True), 0
     related = [(key, [owner]) for owner, own in group.own.items() for key in own]
@@ -115,7 +116,7 @@ def _parts(group: Batch) -> Iterator[Batch]:
         unseen = group.unseen.intersection(keys.possible_owners(key))
         # an upper bound, to not count the part anew with every key
         cost = 1 + 2 * len(owners) + 2 * len(unseen)
-        if size and size + cost > BATCH_KEYS:
+        if size and size + cost > batch_keys:
             yield part
             part, size = group.fresh(partial=True), 0
         size += cost
@@ -129,7 +130,7 @@ def _parts(group: Batch) -> Iterator[Batch]:
     if size:
         yield part
     members = list(group.own)
-    for start in range(0, len(members), BATCH_KEYS // 2):
+    for start in range(0, len(members), batch_keys // 2):
         last = group.fresh()
-        last.own = {member: [] for member in members[start : start + BATCH_KEYS // 2]}
+        last.own = {member: [] for member in members[start : start + batch_keys // 2]}
         yield last

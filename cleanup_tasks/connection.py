@@ -19,9 +19,6 @@ TIMEOUT_S = 5.0
 
 CLIENT_NAME = "cleanup-blocking-coordination"
 
-#: Keys that one SCAN call looks at: about half a ms of the server's time.
-SCAN_COUNT = 2_500
-
 #: No CLIENT SETINFO, which the smallest ACL user may not send; the option's name depends on the version.
 _NO_LIBRARY_INFO: dict[str, Any] = (
     {"driver_info": None}
@@ -107,9 +104,9 @@ def _transport(address: Address, tls: Tls | None) -> dict[str, Any]:
     }
 
 
-def scan_command(cursor: bytes, pattern: bytes) -> Command:
+def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:
     """One SCAN call, which is answered with the next cursor and the keys that match."""
-    return "SCAN", cursor, "MATCH", pattern, "COUNT", str(SCAN_COUNT)
+    return "SCAN", cursor, "MATCH", pattern, "COUNT", str(count)
 
 
 def server_time_ms(client: Redis) -> int:

@@ -12,8 +12,6 @@ from cleanup_tasks.report import Report
 from cleanup_tasks.staleness import State, judge_values, time_of, usual_times
 from cleanup_tasks.topology import Topology
 
-#: Heartbeats that are read at once.
-READ_AT_ONCE = 1_000
 #: Stale coordinators that are dealt with before more are looked for. It bounds the worker's memory: each
 #: takes about 1 kB with its keys. A generation costs one pass over the keyspace.
 GENERATION = 200_000
@@ -83,7 +81,7 @@ class Finder:
                 if id_ not in self.known:
                     self.known.add(id_)
                     lot.append(name)
-            if len(lot) >= READ_AT_ONCE:
+            if len(lot) >= self._servers.pace.values:
                 yield lot
                 lot = []
         if lot:

@@ -16,9 +16,6 @@ from cleanup_tasks.line import advance
 from cleanup_tasks.log import logger
 from cleanup_tasks.report import Report
 
-#: Batches that are under way at once: with two a server nearby always has one to do, with four one that is
-#: a millisecond away too.
-UNDER_WAY = 4
 #: How often a batch is judged anew when heartbeats change under the Python engine: whole, then halved
 #: as far as it goes, then left alone.
 ATTEMPTS = 5
@@ -49,9 +46,13 @@ class _Step:
 class Reaper:
     """What becomes of the batches of one sweep."""
 
-    def __init__(self, engine: Engine, report: Report, max_named: int | None) -> None:
-        """Count in `report`; `max_named` is how many orphans the log names (None: all)."""
+    def __init__(self, engine: Engine, report: Report, max_named: int | None, under_way: int) -> None:
+        """Count in `report`; `max_named` is how many orphans the log names (None: all).
+
+        `under_way`: batches that are under way at once.
+        """
         self._engine = engine
+        self._under_way = under_way
         self._report = report
         self._max_named = max_named
         self._named = 0
@@ -74,7 +75,7 @@ class Reaper:
         under_way: deque[_Step] = deque()
         try:
             while True:
-                while len(under_way) < UNDER_WAY and not any(step.batch.is_alone for step in under_way):
+                while len(under_way) < self._under_way and not any(step.batch.is_alone for step in under_way):
                     batch, attempt = again.pop() if again else (next(coming, None), 1)
                     if batch is None:
                         break

@@ -8,9 +8,10 @@ from typing import Any, Self, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from cleanup_tasks.connection import scan_command, server_time_ms, time_ms
+from cleanup_tasks.connection import scan_command, time_ms
 from cleanup_tasks.engines import Engine, NodeEngine
 from cleanup_tasks.line import Command, Line, Waiting, advance
+from cleanup_tasks.pace import NEAR, pace_for
 
 #: Values that one MGET reads.
 MGET_KEYS = 100
@@ -24,10 +25,11 @@ class SingleServer:
     def __init__(self, client: Redis) -> None:
         """Use this client."""
         self._client = client
+        self.pace = NEAR
 
     def reach(self) -> None:
         """See `Topology.reach`."""
-        server_time_ms(self._client)
+        self.pace = pace_for(self._client)
 
     def is_replica(self) -> bool:
         """See `Topology.is_replica`; False where the user may not ask."""
@@ -38,11 +40,12 @@ class SingleServer:
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
-        asked = _ask(self._client, scan_command(b"0", pattern))
+        count = self.pace.scan_count
+        asked = _ask(self._client, scan_command(b"0", pattern, count))
         while True:
             ((cursor, page),) = _answers(asked)
             if cursor != b"0":  # the next page comes while this one is worked on
-                asked = _ask(self._client, scan_command(cursor, pattern))
+                asked = _ask(self._client, scan_command(cursor, pattern, count))
             yield page
             if cursor == b"0":
                 return

@@ -54,7 +54,7 @@ class Sweep:
         self._report = report
         self._progress = progress
         self._finder = Finder(servers, report, max_named)
-        self._reaper = Reaper(engine, report, max_named)
+        self._reaper = Reaper(engine, report, max_named, servers.pace.batches)
 
     def run(self) -> None:
         """Sweep once. Raises what the client raises; the report then says what was done up to there."""
@@ -95,6 +95,7 @@ class Sweep:
         collector = Collector(
             stale,
             self._finder.kept,
+            self._servers.pace.batch_keys,
             long_values=generation.long_values,
             snapshot=generation.snapshot,
             gone=self._reaper.gone,
@@ -114,7 +115,8 @@ class Sweep:
         now_ms = server_time_ms(self._servers.client_for(keys.SIGHTINGS))
         ripe = self._sightings().ripe(orphans.ids, now_ms, threshold_s, write=not report.dry_run)
         # Whoever is not ripe may be alive, and keeps what it shares with those who are.
-        collector = Collector(ripe, orphans.ids - ripe.keys(), orphaned=True)
+        others = orphans.ids - ripe.keys()
+        collector = Collector(ripe, others, self._servers.pace.batch_keys, orphaned=True)
         collector.add((key, keys.possible_owners(key)) for key in orphans.related)
         self._reaper.held = collector.held
         self._reap_all(collector, len(ripe))

@@ -11,6 +11,7 @@ from cleanup_tasks import address
 from cleanup_tasks.cluster import Cluster
 from cleanup_tasks.connection import Tls, client_of, primary_of
 from cleanup_tasks.engines import Engine, NodeEngine
+from cleanup_tasks.pace import Pace
 from cleanup_tasks.single import SingleServer
 
 
@@ -20,6 +21,10 @@ class Topology(Protocol):
     @property
     def failure(self) -> RedisError | None:
         """Why something could not be seen or done, though the other servers went on; None: all is well."""
+
+    @property
+    def pace(self) -> Pace:
+        """How much to ask for at once, known when the servers have been reached."""
 
     def reach(self) -> None:
         """Connect; raises RedisError where that fails."""

@@ -16,7 +16,9 @@ from cleanup_tasks.engines import NodeEngine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import interrupts_unmasked
+from cleanup_tasks.pace import FAR, NEAR
 from cleanup_tasks.report import Report
+from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
 from demo.dataset import KEYS_EACH, write_acceptance_data
@@ -59,9 +61,10 @@ def main(url: str, engine: str) -> None:
             write_acceptance_data(client, COORDINATORS, ACTIVE)
             report = Report(implementation=engine, stale_threshold_seconds=THRESHOLD_S)
             with connect(url) as servers:
-                broken_off(
-                    Sweep(servers, servers.engine(ENGINES[engine]), report), random.uniform(0.0001, whole_s)
-                )
+                assert isinstance(servers, SingleServer)
+                servers.pace = random.choice((NEAR, FAR))
+                sweep = Sweep(servers, servers.engine(ENGINES[engine]), report)
+                broken_off(sweep, random.uniform(0.0001, whole_s))
             gone = COORDINATORS * KEYS_EACH - len(all_keys(client))
             known = not report.cleanup_errors
             assert report.keys_deleted <= gone <= DOOMED, (gone, report)

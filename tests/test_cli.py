@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from cleanup_tasks import cli, keys, options
-from cleanup_tasks.reaper import UNDER_WAY
+from cleanup_tasks.pace import NEAR
 from cleanup_tasks.run import Run
 from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep import Sweep
@@ -203,7 +203,7 @@ def test_a_connection_that_breaks_in_the_middle(server: Server, client: Redis, m
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
         # at first nobody knows the script
-        proxy.cut_at(b"EXEC" if more else b"EVALSHA", 3 if more else UNDER_WAY + 3)
+        proxy.cut_at(b"EXEC" if more else b"EVALSHA", 3 if more else NEAR.batches + 3)
         ended = run(proxy.url, "--json", *more)
     metrics = json.loads(ended.stdout)
     assert ended.returncode == 2
@@ -226,7 +226,7 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
         # at first nobody knows the script
-        proxy.cut_at(b"EVALSHA", UNDER_WAY + 4, hold=True)
+        proxy.cut_at(b"EVALSHA", NEAR.batches + 4, hold=True)
         process = subprocess.Popen(
             [COMMAND],
             env={**os.environ, "COORDINATION_REDIS_URL": proxy.url},
@@ -234,7 +234,7 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
             text=True,
         )
         wait_until(lambda: proxy.broken, "the sweep waits for an answer")
-        wait_until(lambda: client.dbsize() < 900 * KEYS_EACH, "the sweep has begun to delete")
+        wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 130

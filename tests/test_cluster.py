@@ -1,6 +1,7 @@
 """A real cluster: everything that holds on one server, and what is different there."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ConnectionError, TryAgainError
 
 import cleanup_tasks.cluster
-from cleanup_tasks import acl, connection, keys
+from cleanup_tasks import acl, keys
 from cleanup_tasks.batch import Batch
 from cleanup_tasks.cluster import Cluster
 from cleanup_tasks.engines import Reaping
@@ -20,6 +21,7 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import is_transient
 from cleanup_tasks.options import Options
+from cleanup_tasks.pace import FAR
 from cleanup_tasks.report import Report
 from cleanup_tasks.run import Run
 from cleanup_tasks.settings import load_settings
@@ -224,7 +226,7 @@ def test_slots_that_move_during_a_scan(
     cluster: RunningCluster, make: EngineClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a scan of many pages
-    monkeypatch.setattr(connection, "SCAN_COUNT", 10)
+    monkeypatch.setattr(cleanup_tasks.cluster, "FAR", replace(FAR, scan_count=10))
     ids = [b"worker-%d" % number for number in range(40)]
     written = write_coordinators(cluster, ids)
     slots = iter([key_slot(keys.ACK + id_ + b":signal-1") for id_ in ids])
@@ -343,7 +345,7 @@ def test_a_primary_that_is_killed_during_the_scan(
     own_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be seen must stay to be found: no heartbeat goes."""
-    monkeypatch.setattr(connection, "SCAN_COUNT", 10)
+    monkeypatch.setattr(cleanup_tasks.cluster, "FAR", replace(FAR, scan_count=10))
     cluster = own_cluster
     ids = [b"worker-%d" % number for number in range(200)]
     written = write_coordinators(cluster, ids)

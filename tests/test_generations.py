@@ -1,15 +1,18 @@
 """More stale coordinators than are held at once: they are dealt with generation by generation."""
 
+from dataclasses import replace
+
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from cleanup_tasks import connection, finder, keys
+from cleanup_tasks import finder, keys, single
 from cleanup_tasks.batch import Batch
 from cleanup_tasks.connection import CLIENT_NAME
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.pace import NEAR
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
@@ -21,8 +24,7 @@ from tests.sweeping import THRESHOLD_S, Before, all_keys, sweep, write_heartbeat
 def in_generations(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Have the stale dealt with in lots of about that size."""
     monkeypatch.setattr(finder, "GENERATION", size)
-    monkeypatch.setattr(finder, "READ_AT_ONCE", size)
-    monkeypatch.setattr(connection, "SCAN_COUNT", size)
+    monkeypatch.setattr(single, "NEAR", replace(NEAR, scan_count=size, values=size))
 
 
 def test_the_stale_go_in_generations(client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

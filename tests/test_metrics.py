@@ -10,9 +10,8 @@ import pytest
 from redis import Redis
 
 from cleanup_tasks import keys
-from cleanup_tasks.collector import BATCH_KEYS
 from cleanup_tasks.metrics import FIGURES, OUTCOMES
-from cleanup_tasks.reaper import UNDER_WAY
+from cleanup_tasks.pace import NEAR
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import fleet
 from demo.servers import Server, wait_until
@@ -123,7 +122,7 @@ def test_a_child_killed_in_mid_sweep(client: Redis, server: Server, broker: Serv
         client.client_pause(60_000, all=False)
         # and its child is killed
         # (which of the batches under way it has done by then is its own affair)
-        wait_until(lambda: unknown() < UNDER_WAY * BATCH_KEYS, "what is deleted is counted")
+        wait_until(lambda: unknown() < NEAR.batches * NEAR.batch_keys, "what is deleted is counted")
         os.kill(child, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
         with pytest.raises(Exception, match="SIGKILL"):
@@ -136,7 +135,7 @@ def test_a_child_killed_in_mid_sweep(client: Redis, server: Server, broker: Serv
         wait_until(lambda: lost.items() <= scrape(running.metrics_port).items(), "the loss is counted")
         figures = changed(scrape(running.metrics_port))
         known = figures.pop("cleanup_keys_deleted_total")
-        assert gone - UNDER_WAY * BATCH_KEYS < known <= gone
+        assert gone - NEAR.batches * NEAR.batch_keys < known <= gone
         assert figures.pop("cleanup_coordinators_reaped_total") == known / 6
         assert figures == lost | {
             "cleanup_coordinators_checked_total": stale,
@@ -164,7 +163,7 @@ def test_an_attempt_that_was_cut_off(client: Redis, server: Server, broker: Serv
         assert 0 < left < 6 * stale
         client.client_unpause()
         metrics = result.get(timeout=60)
-        assert (metrics["keysDeleted"], metrics["cleanupErrors"]) == (6 * stale, UNDER_WAY)
+        assert (metrics["keysDeleted"], metrics["cleanupErrors"]) == (6 * stale, NEAR.batches)
         figures = {
             retried: 1,
             'cleanup_sweeps_total{engine="lua",outcome="incomplete"}': 1,
@@ -173,7 +172,7 @@ def test_an_attempt_that_was_cut_off(client: Redis, server: Server, broker: Serv
             "cleanup_coordinators_stale_total": stale + left / 6,
             "cleanup_coordinators_reaped_total": stale,
             "cleanup_keys_deleted_total": 6 * stale,
-            "cleanup_errors_total": UNDER_WAY,
+            "cleanup_errors_total": NEAR.batches,
             "cleanup_last_sweep_stale_coordinators": stale,
         }
         wait_until(lambda: changed(scrape(running.metrics_port)) == figures, "every key is counted once")

@@ -1,15 +1,17 @@
 """Who owns a key, for arbitrary ids: both engines and the script by hand against a naive model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from cleanup_tasks import connection, finder, keys
+from cleanup_tasks import finder, keys, single
 from cleanup_tasks.engines.lua import LuaEngine, script_source
 from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.pace import NEAR
 from tests.sweeping import all_keys, sweep, write_heartbeat
 
 #: Few letters, so that ids are parts of one another and names are ambiguous.
@@ -74,8 +76,8 @@ def test_only_what_stale_coordinators_alone_may_own(
 ) -> None:
     """Whether the stale are dealt with one by one or all together."""
     monkeypatch.setattr(finder, "GENERATION", generation)
-    monkeypatch.setattr(finder, "READ_AT_ONCE", min(generation, 1_000))
-    monkeypatch.setattr(connection, "SCAN_COUNT", min(generation, 2_500))
+    if generation == 1:
+        monkeypatch.setattr(single, "NEAR", replace(NEAR, scan_count=1, values=1))
     coordinators, related = database
     stale = sorted(keys.text(id_) for id_, kind in coordinators.items() if kind == "stale")
     for engine in (LuaEngine(client), PythonEngine(client)):

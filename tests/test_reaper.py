@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from cleanup_tasks import reaper
 from cleanup_tasks.batch import Batch
 from cleanup_tasks.engines import Engine, Outcome, Reaping
 from cleanup_tasks.reaper import Reaper
@@ -42,13 +41,10 @@ def new_report(engine: Engine) -> Report:
     return Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
 
 
-def test_the_next_batch_is_sent_before_one_is_awaited(
-    client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reaper, "UNDER_WAY", 2)
+def test_the_next_batch_is_sent_before_one_is_awaited(client: Redis, engine: Engine) -> None:
     recorded = Recorded(engine)
     batches = [Batch(own={b"%d" % number: []}) for number in range(4)]
-    Reaper(recorded, new_report(engine), None).reap(batches, lambda _batch: None)
+    Reaper(recorded, new_report(engine), None, under_way=2).reap(batches, lambda _batch: None)
     order = ["1 sent", "2 sent", "1 over", "3 sent", "2 over", "4 sent", "3 over", "4 over"]
     assert recorded.events == order
 
@@ -59,7 +55,8 @@ def test_some_batches_have_no_other_beside_them(
 ) -> None:
     recorded = Recorded(engine)
     batches = [Batch(own={b"%d" % number: []}, **alone) for number in range(3)]  # type: ignore[arg-type]
-    Reaper(recorded, new_report(engine), None).reap([*batches, Batch(own={b"3": []})], lambda _batch: None)
+    batches.append(Batch(own={b"3": []}))
+    Reaper(recorded, new_report(engine), None, under_way=2).reap(batches, lambda _batch: None)
     assert recorded.events == [f"{number} {what}" for number in range(1, 5) for what in ("sent", "over")]
 
 

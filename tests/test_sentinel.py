@@ -13,7 +13,7 @@ from cleanup_tasks.engines import Engine, Reaping
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import is_transient
-from cleanup_tasks.reaper import UNDER_WAY
+from cleanup_tasks.pace import NEAR
 from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
@@ -23,7 +23,7 @@ from tests.sentinels import SERVICE, Sentinels, running_sentinels
 from tests.sweeping import THRESHOLD_S, all_keys
 
 #: Batches that are sent before.
-NUMBER = 2 * UNDER_WAY
+NUMBER = 2 * NEAR.batches
 IDS = [b"worker-%d" % number for number in range(1_000)]
 ACTIVE = [b"active-%d" % number for number in range(5)]
 

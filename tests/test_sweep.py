@@ -9,11 +9,12 @@ from redis import Redis
 
 from cleanup_tasks import keys
 from cleanup_tasks.batch import Batch
-from cleanup_tasks.collector import BATCH_KEYS, WHOLE_KEYS, Collector
-from cleanup_tasks.connection import SCAN_COUNT, server_time_ms
+from cleanup_tasks.collector import WHOLE_KEYS, Collector
+from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.pace import NEAR
 from cleanup_tasks.reaper import ATTEMPTS
 from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
@@ -103,7 +104,7 @@ def test_nothing_stale_sends_no_scan_for_related_keys(client: Redis, engine: Eng
     sent = {name: row["calls"] for name, row in client.info("commandstats").items()}
     assert report.active_coordinators == 2_000
     # SCAN goes through the hash table's buckets: at most twice as many as there are keys, or so.
-    assert sent["cmdstat_scan"] <= 3 * 2_000 * KEYS_EACH // SCAN_COUNT
+    assert sent["cmdstat_scan"] <= 3 * 2_000 * KEYS_EACH // NEAR.scan_count
     ours = {name.removeprefix("cmdstat_") for name in sent}
     introductions = {"client", "client|setname", "client|setinfo", "hello"}
     assert ours - introductions - {"info", "config|resetstat", "config"} == {"exists", "scan", "mget", "time"}
@@ -158,11 +159,11 @@ def test_many_that_share_records_go_in_parts(client: Redis, engine: Engine) -> N
 
 
 def test_batches_are_filled_evenly() -> None:
-    collector = Collector([b"c%d" % number for number in range(5_000)], set())
+    collector = Collector([b"c%d" % number for number in range(5_000)], set(), 500)
     collector.add((b"blocking:ack:c%d:s" % number, [b"c%d" % number]) for number in range(5_000))
     sizes = [batch.size for batch in collector.batches()]
     assert sum(sizes) == 5_000 * 4
-    assert all(BATCH_KEYS - 10 < size <= BATCH_KEYS for size in sizes[:-1])
+    assert all(490 < size <= 500 for size in sizes[:-1])
 
 
 def test_a_script_flush_in_the_middle_heals(client: Redis) -> None:

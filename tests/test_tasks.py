@@ -13,7 +13,7 @@ from redis.exceptions import AuthenticationError, ConnectionError
 
 from cleanup_tasks import app, cleanup, cleanup_fallback, keys
 from cleanup_tasks.lock import TTL_S
-from cleanup_tasks.reaper import UNDER_WAY
+from cleanup_tasks.pace import NEAR
 from cleanup_tasks.run import LOCKED
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
@@ -230,7 +230,7 @@ def test_a_lost_connection_is_tried_again(fleet: Redis, proxy: Proxy, stack: Sta
 
 def test_a_lost_answer_is_tried_again_and_told(fleet: Redis, proxy: Proxy) -> None:
     # Given a connection that breaks after the server did the third batch and before it said so
-    proxy.cut_at(b"EVALSHA", UNDER_WAY + 3)  # those before are answered NOSCRIPT
+    proxy.cut_at(b"EVALSHA", NEAR.batches + 3)  # those before are answered NOSCRIPT
     fleet.script_flush()
     result = cleanup.delay()
     metrics = result.get(timeout=30)
