@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -67,3 +68,29 @@ def in_process(work: Callable[..., Result], *arguments: object) -> Result:
     with running(work, *arguments) as process:
         result: Result = process.result()
         return result
+
+
+@contextlib.contextmanager
+def on_its_own_core(pid: int) -> Iterator[None]:
+    """Have the main thread of a process alone on a core, as far as we and our children go.
+
+    Nothing happens where there is one core only, or a system other than Linux.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if len(cores) < 2:
+        yield
+        return
+    first = min(cores)
+    os.sched_setaffinity(pid, {first})
+    os.sched_setaffinity(0, cores - {first})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(pid, cores)
+
+
+def ahead_of_others() -> None:
+    """Have this process run as soon as it can, whoever else wants the core; where we may (root)."""
+    with contextlib.suppress(AttributeError, PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

@@ -21,7 +21,7 @@ class Pace:
 
 
 #: For a server nearby: it always has something to do, and others hardly ever wait for half a ms.
-NEAR = Pace(scan_count=1_000, values=300, batch_keys=200, batches=2)
+NEAR = Pace(scan_count=1_000, values=300, batch_keys=250, batches=2)
 #: For one that is far, and would idle while a batch is on its way; and for a cluster, where a batch is cut
 #: by slots.
 FAR = Pace(scan_count=2_500, values=1_000, batch_keys=500, batches=4)
