@@ -8,7 +8,7 @@ from typing import Any, Self
 from redis import Redis
 
 #: Commands of the benchmark itself.
-OURS = {b"CONFIG", b"DEBUG", b"INFO", b"SLOWLOG"}
+OURS = {b"CONFIG", b"DEBUG", b"INFO", b"SCRIPT", b"SLOWLOG"}
 
 
 @dataclass(slots=True)

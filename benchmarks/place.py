@@ -11,6 +11,7 @@ from benchmarks.cost import ServerCost
 from benchmarks.dataset import Dataset
 from benchmarks.process import in_process
 from cleanup_tasks.connection import server_time_ms
+from cleanup_tasks.engines.lua import script_source
 from demo.clusters import primary_of, running_nodes
 from demo.servers import Server, running_server
 
@@ -54,10 +55,15 @@ class Place:
                 client.save()
 
     def restore(self) -> None:
-        """Bring back what `fill` wrote, and forget all statistics."""
+        """Bring back what `fill` wrote, and forget all statistics.
+
+        Scripts too: what one leaves in the interpreter slows another. Ours is known, as after any sweep.
+        """
         with contextlib.ExitStack() as stack:
             for client in self._clients(stack):
                 client.execute_command("DEBUG", "RELOAD", "NOSAVE")  # type: ignore[no-untyped-call]
+                client.script_flush("SYNC")
+                client.script_load(script_source())
                 client.config_resetstat()
                 client.slowlog_reset()
 

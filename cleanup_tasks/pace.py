@@ -20,8 +20,8 @@ class Pace:
     batches: int
 
 
-#: For a server nearby: it always has something to do, and others hardly ever wait for half a ms.
-NEAR = Pace(scan_count=1_000, values=300, batch_keys=250, batches=2)
+#: For a server nearby: it always has something to do, and hardly anybody has to wait for a ms.
+NEAR = Pace(scan_count=750, values=200, batch_keys=150, batches=2)
 #: For one that is far, and would idle while a batch is on its way; and for a cluster, where a batch is cut
 #: by slots.
 FAR = Pace(scan_count=2_500, values=1_000, batch_keys=500, batches=4)
