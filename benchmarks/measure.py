@@ -11,7 +11,7 @@ from benchmarks.beats import Beats, beating
 from benchmarks.cost import ServerCost
 from benchmarks.dataset import Dataset
 from benchmarks.place import Place
-from benchmarks.process import in_process, on_its_own_core
+from benchmarks.process import in_process
 from benchmarks.ways import Way, Work
 
 
@@ -73,7 +73,8 @@ def measure(way: Way, place: Place, dataset: Dataset, url: str) -> Measure:
     """
     place.restore()
     before = place.cost()
-    worker = in_process(_work, way.work, url)
+    with place.on_its_own_core():
+        worker = in_process(_work, way.work, url)
     server = place.cost()
     server.main_thread_s -= before.main_thread_s
     _check(way, place, dataset)
@@ -81,13 +82,9 @@ def measure(way: Way, place: Place, dataset: Dataset, url: str) -> Measure:
 
 
 def measure_beats(way: Way, place: Place, dataset: Dataset, url: str) -> Measure:
-    """The same while another client beats; what it costs the server then is not the way's alone.
-
-    So that a beat waits for the server and not for a core, the server has one to itself.
-    """
+    """The same while another client beats; what it costs the server then is not the way's alone."""
     place.restore()
-    server_process = place.servers[0].process
-    with on_its_own_core(server_process.pid), beating(place.servers[0].port) as beats:
+    with place.on_its_own_core(), beating(place.servers[0].port) as beats:
         worker = in_process(_work, way.work, url)
         latencies = beats.between(worker.started_s, worker.ended_s)
     server = place.cost()

@@ -9,7 +9,7 @@ from redis.retry import Retry
 
 from benchmarks.cost import ServerCost
 from benchmarks.dataset import Dataset
-from benchmarks.process import in_process
+from benchmarks.process import in_process, on_its_own_core
 from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines.lua import script_source
 from demo.clusters import primary_of, running_nodes
@@ -66,6 +66,13 @@ class Place:
                 client.script_load(script_source())
                 client.config_resetstat()
                 client.slowlog_reset()
+
+    def on_its_own_core(self) -> contextlib.AbstractContextManager[None]:
+        """What one server does is then its own time, and nobody waits for it who waits for a core.
+
+        The nodes of a cluster have to share the cores with everybody.
+        """
+        return contextlib.nullcontext() if self.is_cluster else on_its_own_core(self.servers[0].process.pid)
 
     def key_count(self) -> int:
         """How many keys there are."""
