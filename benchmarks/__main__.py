@@ -14,7 +14,7 @@ SIZES = [100, plan.SMALL, plan.MIDDLE, plan.LARGE]
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Up to 1,000,000 coordinators: 4 GB of memory, 8 minutes.")
+@click.option("--full", is_flag=True, help="Up to 1,000,000 coordinators: 4 GB of memory, 9 minutes.")
 @click.option("--largest", type=click.IntRange(100), help="Coordinators to stop at; a short run.")
 @click.option("--write", is_flag=True, help="Write the results and the plots to docs/.")
 @click.option(

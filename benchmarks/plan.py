@@ -55,7 +55,7 @@ def groups(sizes: list[int]) -> Iterator[Group]:
     for size in (size for size in sizes if size >= MIDDLE or size == sizes[-1]):
         felt = (ways.QUIET, ways.BUSY, *engines, *(() if size > MIDDLE else (*others[-1:], ways.BY_HAND)))
         # several rounds give a short sweep enough beats for a p99
-        yield Group(Dataset(size), felt, 3 if size <= MIDDLE else 1, beats=True)
+        yield Group(Dataset(size), felt, 3 if size <= LARGE else 1, beats=True)
 
 
 def rounds_of(size: int) -> int:

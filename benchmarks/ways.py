@@ -175,5 +175,5 @@ BY_HAND = Way("whole script by hand", by_hand, largest=250_000 // 6)
 ORIGINAL_WAY = Way("the original's way", original, quadratic=True)
 REDIS_CLI_WAY = Way("redis-cli and xargs", redis_cli, foreign=True)
 QUIET = Way("no sweep", nothing, deletes=False)
-#: What it is like for a client to share two cores with a worker and a server, whatever these do.
+#: Shows whether a client waits for a core.
 BUSY = Way("no sweep, two busy processes", compute, deletes=False)
