@@ -30,9 +30,8 @@ class Collector:
     ) -> None:
         """`stale`: ids to reap, `orphaned` if they have no heartbeat; `kept`: ids whose keys nobody takes.
 
-        `batch_keys`: keys in an ordinary batch;
-        `long_values`: bytes of the values by which an id is judged, where they are many; `snapshot`: those
-        values; `gone`: ids that a dry run thinks of as reaped.
+        `batch_keys`: keys in an ordinary batch; `long_values`: bytes of the values by which an id is
+        judged, where they are many; `snapshot`: those values; `gone`: ids that a dry run thinks of as reaped.
         """
         self._long_values = long_values
         #: What all batches have in common.

@@ -233,10 +233,13 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
             stdout=subprocess.PIPE,
             text=True,
         )
-        wait_until(lambda: proxy.broken, "the sweep waits for an answer")
-        wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        try:
+            wait_until(lambda: proxy.broken, "the sweep waits for an answer")
+            wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Cleanup interrupted" in output
     assert not client.exists(keys.LOCK)
@@ -279,10 +282,13 @@ def test_a_terminal_shows_a_progress_bar(server: Server, client: Redis) -> None:
     process = subprocess.Popen([COMMAND, "--json"], env=environment, stdout=subprocess.PIPE, stderr=terminal)
     os.close(terminal)
     shown = b""
-    with contextlib.suppress(OSError):  # the terminal's way to say that the other end is closed
-        while chunk := os.read(main, 65536):
-            shown += chunk
-    output, _ = process.communicate(timeout=30)
-    os.close(main)
+    try:
+        with contextlib.suppress(OSError):  # the terminal's way to say that the other end is closed
+            while chunk := os.read(main, 65536):
+                shown += chunk
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        os.close(main)
     assert b"reaping" in shown
     assert json.loads(output)["keysDeleted"] == 1_990 * KEYS_EACH
