@@ -227,19 +227,15 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
     with Proxy(server.port) as proxy:
         # at first nobody knows the script
         proxy.cut_at(b"EVALSHA", NEAR.batches + 4, hold=True)
-        process = subprocess.Popen(
-            [COMMAND],
-            env={**os.environ, "COORDINATION_REDIS_URL": proxy.url},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            wait_until(lambda: proxy.broken, "the sweep waits for an answer")
-            wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
-        finally:
-            process.kill()
+        environment = {**os.environ, "COORDINATION_REDIS_URL": proxy.url}
+        with subprocess.Popen([COMMAND], env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                wait_until(lambda: proxy.broken, "the sweep waits for an answer")
+                wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=30)
+            finally:
+                process.kill()
     assert process.returncode == 130
     assert "Cleanup interrupted" in output
     assert not client.exists(keys.LOCK)
@@ -279,16 +275,17 @@ def test_a_terminal_shows_a_progress_bar(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 2_000, 10)
     main, terminal = pty.openpty()
     environment = {**os.environ, "COORDINATION_REDIS_URL": server.url, "TERM": "xterm"}
-    process = subprocess.Popen([COMMAND, "--json"], env=environment, stdout=subprocess.PIPE, stderr=terminal)
-    os.close(terminal)
     shown = b""
-    try:
-        with contextlib.suppress(OSError):  # the terminal's way to say that the other end is closed
-            while chunk := os.read(main, 65536):
-                shown += chunk
-        output, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        os.close(main)
+    command = [COMMAND, "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
+        try:
+            os.close(terminal)
+            with contextlib.suppress(OSError):  # the terminal's way to say that the other end is closed
+                while chunk := os.read(main, 65536):
+                    shown += chunk
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            os.close(main)
     assert b"reaping" in shown
     assert json.loads(output)["keysDeleted"] == 1_990 * KEYS_EACH
