@@ -17,12 +17,11 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import interrupts_unmasked
 from cleanup_tasks.pace import FAR, NEAR
-from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from tests.sweeping import THRESHOLD_S, all_keys
+from tests.sweeping import all_keys, new_report
 
 COORDINATORS, ACTIVE = 300, 10
 DOOMED = (COORDINATORS - ACTIVE) * KEYS_EACH
@@ -59,7 +58,7 @@ def main(url: str, engine: str) -> None:
         while in_the_middle < IN_THE_MIDDLE or exact < EXACT:
             client.flushall()
             write_acceptance_data(client, COORDINATORS, ACTIVE)
-            report = Report(implementation=engine, stale_threshold_seconds=THRESHOLD_S)
+            report = new_report(engine)
             with connect(url) as servers:
                 assert isinstance(servers, SingleServer)
                 servers.pace = random.choice((NEAR, FAR))

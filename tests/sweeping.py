@@ -18,6 +18,23 @@ from demo.dataset import keys_of
 THRESHOLD_S = 600
 
 
+def new_report(engine: str, *, dry_run: bool = False, threshold_s: int = THRESHOLD_S) -> Report:
+    """What a sweep with the engine of that name fills in."""
+    return Report(implementation=engine, dry_run=dry_run, stale_threshold_seconds=threshold_s)
+
+
+def interrupted_by(kind: type[BaseException]) -> Callable[[Sweep], None]:
+    """A `Sweep.run` that is interrupted where a library puts an error of its own in the interrupt's place."""
+
+    def run(_sweep: Sweep) -> None:
+        try:
+            raise kind
+        finally:
+            raise UnboundLocalError  # as a connection of redis-py 6.4 does that is being made
+
+    return run
+
+
 def sweep(
     client: Redis,
     engine: Engine,
@@ -28,7 +45,7 @@ def sweep(
 ) -> Report:
     """Sweep with an engine, and assert by the server's own counters that this engine ran."""
     calls_before = script_calls(client)
-    report = Report(implementation=engine.name, dry_run=dry_run, stale_threshold_seconds=threshold_s)
+    report = new_report(engine.name, dry_run=dry_run, threshold_s=threshold_s)
     Sweep(SingleServer(client), engine, report, orphans=orphans).run()
     ran = script_calls(client) - calls_before
     if engine.name == "python":

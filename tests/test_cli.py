@@ -23,7 +23,7 @@ from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, wait_until
 from tests.proxy import Proxy
-from tests.sweeping import digest, write_heartbeat
+from tests.sweeping import digest, interrupted_by, write_heartbeat
 
 COMMAND = str(Path(sys.executable).with_name("cleanup-blocking-coordination"))
 LINE = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] \[(DEBUG|INFO|WARNING|ERROR)\] .+")
@@ -244,13 +244,7 @@ def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Re
 def test_ctrl_c_counts_whatever_a_library_makes_of_it(
     server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_sweep: Sweep) -> None:
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise UnboundLocalError  # as a connection of redis-py 6.4 does that is being made
-
-    monkeypatch.setattr(Sweep, "run", interrupted)
+    monkeypatch.setattr(Sweep, "run", interrupted_by(KeyboardInterrupt))
     settings = load_settings(coordination_redis_url=SecretStr(server.url))
     assert cli._sweep(Run(settings, options.check())) == cli.INTERRUPTED
 

@@ -30,7 +30,7 @@ from demo.dataset import keys_of
 from demo.servers import Server
 from demo.stack import Stack
 from tests.clusters import RunningCluster, running_cluster
-from tests.sweeping import THRESHOLD_S, heartbeat_values, script_calls
+from tests.sweeping import heartbeat_values, new_report, script_calls
 from tests.test_cases import OWNERSHIP, named
 
 EngineClass = type[LuaEngine] | type[PythonEngine]
@@ -61,7 +61,7 @@ def sweep(cluster: RunningCluster, make: EngineClass, *, dry_run: bool = False) 
     """Sweep the cluster, and assert by the servers' own counters that this engine ran."""
     before = calls(cluster)
     with cluster.connect() as servers:
-        report = Report(implementation=make.name, dry_run=dry_run, stale_threshold_seconds=THRESHOLD_S)
+        report = new_report(make.name, dry_run=dry_run)
         Sweep(servers, servers.engine(make), report).run()
     ran = calls(cluster) - before
     assert (ran > 0) == (make.name == "lua" and report.stale_coordinators_found > 0)
@@ -130,10 +130,6 @@ class Interrupted(ClusterEngine):
         self.between()
 
 
-def new_report(make: EngineClass) -> Report:
-    return Report(implementation=make.name, stale_threshold_seconds=THRESHOLD_S)
-
-
 def test_acceptance_data(cluster: RunningCluster, make: EngineClass) -> None:
     write_coordinators(cluster, [b"test-coordinator-%d" % number for number in range(9_900)])
     active = write_coordinators(
@@ -150,7 +146,7 @@ def test_a_hash_tag_gives_all_or_nothing(cluster: RunningCluster, make: EngineCl
     # Given coordinators each with all keys in one slot
     ids = [b"{job-%d}" % number for number in range(20)]
     written = write_coordinators(cluster, ids)
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         # When one revives after the last moment at which a key of another slot would have gone
@@ -166,7 +162,7 @@ def test_a_hash_tag_gives_all_or_nothing(cluster: RunningCluster, make: EngineCl
 def test_a_fresh_look_before_keys_in_other_slots_go(cluster: RunningCluster, make: EngineClass) -> None:
     ids = [b"worker-%d" % number for number in range(20)]
     written = write_coordinators(cluster, ids)
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         engine.before = lambda _number: renew(cluster, ids[7])
@@ -179,7 +175,7 @@ def test_a_fresh_look_before_keys_in_other_slots_go(cluster: RunningCluster, mak
 def test_the_heartbeat_goes_by_compare_and_delete(cluster: RunningCluster, make: EngineClass) -> None:
     ids = [b"worker-%d" % number for number in range(20)]
     write_coordinators(cluster, ids)
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         engine.between = lambda: renew(cluster, ids[7])
@@ -193,7 +189,7 @@ def test_an_owner_that_appears_late_keeps_the_record(cluster: RunningCluster, ma
     record = keys.IDEMPOTENCY + b"worker:late:init"
     written = write_coordinators(cluster, [b"worker"])
     cluster.set({record: "1"})
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         engine.before = lambda _number: renew(cluster, b"late")
@@ -206,7 +202,7 @@ def test_a_slot_that_moves_between_batches(cluster: RunningCluster, make: Engine
     ids = [b"worker-%d" % number for number in range(400)]
     written = write_coordinators(cluster, ids)
     moved = [keys.heartbeat(ids[-1]), keys.signal(ids[-2]), keys.activity(ids[-3])]
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
 
@@ -238,7 +234,7 @@ def test_slots_that_move_during_a_scan(
                 if slot is not None:
                     cluster.move_slot(slot)
 
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         Sweep(servers, servers.engine(make), report, move_some).run()
     assert next(slots, None) is None
@@ -254,7 +250,7 @@ def test_a_slot_on_its_way(
     written = write_coordinators(cluster, ids)
     slots = [key_slot(keys.signal(ids[3])), key_slot(keys.heartbeat(ids[4]))]
     pending: list[Callable[[], None]] = []
-    report = new_report(make)
+    report = new_report(make.name)
     waits: list[int] = []
     follow = Cluster.follow
 
@@ -283,7 +279,7 @@ def test_a_slot_that_never_arrives(
     ids = [b"worker-%d" % number for number in range(20)]
     written = write_coordinators(cluster, ids)
     pending: list[Callable[[], None]] = []
-    report = new_report(make)
+    report = new_report(make.name)
     slot = key_slot(keys.heartbeat(ids[4]))
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
@@ -317,7 +313,7 @@ def test_a_primary_that_is_killed_in_the_middle(own_cluster: RunningCluster, mak
             cluster.kill(1)
 
     # When a primary dies before the fourth batch
-    report = new_report(make)
+    report = new_report(make.name)
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         engine.before = kill
@@ -355,7 +351,7 @@ def test_a_primary_that_is_killed_during_the_scan(
             cluster.kill(1)
             monkeypatch.undo()
 
-    report = new_report(LuaEngine)
+    report = new_report(LuaEngine.name)
     with cluster.connect() as servers, pytest.raises((ConnectionError, ClusterDownError)):
         Sweep(servers, servers.engine(LuaEngine), report, kill).run()
     assert report.keys_deleted > 0

@@ -17,8 +17,8 @@ from demo.dataset import KEYS_EACH, keys_of
 from demo.servers import Server, free_port, running_server, wait_until
 from tests.clusters import RunningCluster, running_cluster
 from tests.proxy import Proxy
-from tests.sweeping import all_keys, heartbeat_values
-from tests.test_cluster import EngineClass, Interrupted, make, new_report, write_coordinators
+from tests.sweeping import all_keys, heartbeat_values, new_report
+from tests.test_cluster import EngineClass, Interrupted, make, write_coordinators
 
 __all__ = ["make"]  # a fixture
 
@@ -55,7 +55,7 @@ def test_a_deletion_whose_answer_is_lost_is_not_sent_again(make: EngineClass) ->
         node = stack.enter_context(small_cluster(port, relay.port))
         client = stack.enter_context(node.client())
         relay.cut_at(b"UNLINK", 1)
-        report = new_report(make)
+        report = new_report(make.name)
         servers = stack.enter_context(connect(f"redis+cluster://127.0.0.1:{relay.port}"))
         servers.reach()
         with pytest.raises(ConnectionError):
@@ -72,7 +72,7 @@ def test_slots_that_nobody_serves(make: EngineClass) -> None:
     port = free_port()
     with small_cluster(port, port) as node, node.client() as client:
         client.cluster("delslots", 16_383)
-        report = new_report(make)
+        report = new_report(make.name)
         with connect(f"redis+cluster://127.0.0.1:{node.port}") as servers:
             servers.reach()
             with pytest.raises(ClusterDownError):
@@ -85,7 +85,7 @@ def test_slots_that_nobody_serves(make: EngineClass) -> None:
 
 def completes(cluster: RunningCluster, make: EngineClass) -> bool:
     """Sweep, if the cluster is not just about to replace the primary."""
-    report = new_report(make)
+    report = new_report(make.name)
     with contextlib.suppress(ConnectionError, TimeoutError, ClusterDownError), cluster.connect() as servers:
         Sweep(servers, servers.engine(make), report).run()
     return report.complete
@@ -96,7 +96,7 @@ def test_a_primary_that_hangs_costs_one_time_out(make: EngineClass, monkeypatch:
     with running_cluster() as cluster:
         written = write_coordinators(cluster, [b"worker-%d" % number for number in range(1_000)])
         victim = cluster.servers[1]
-        report: Report = new_report(make)
+        report: Report = new_report(make.name)
         started = time.monotonic()
 
         def hang(number: int) -> None:

@@ -9,8 +9,8 @@ from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH
 from tests.clusters import RunningCluster, running_cluster
-from tests.sweeping import THRESHOLD_S
-from tests.test_cluster import EngineClass, Interrupted, cluster, make, new_report, renew, shared_cluster
+from tests.sweeping import THRESHOLD_S, new_report
+from tests.test_cluster import EngineClass, Interrupted, cluster, make, renew, shared_cluster
 from tests.test_cluster import write_coordinators as write_all_six
 
 __all__ = ["cluster", "make", "shared_cluster"]  # fixtures
@@ -18,7 +18,7 @@ __all__ = ["cluster", "make", "shared_cluster"]  # fixtures
 
 def reap(cluster: RunningCluster, make: EngineClass, *, dry_run: bool = False) -> Report:
     with cluster.connect() as servers:
-        report = Report(implementation=make.name, dry_run=dry_run, stale_threshold_seconds=THRESHOLD_S)
+        report = new_report(make.name, dry_run=dry_run)
         Sweep(servers, servers.engine(make), report, orphans="reap").run()
     return report
 
@@ -63,7 +63,7 @@ def test_one_that_beats_again_loses_nothing(cluster: RunningCluster, make: Engin
     with cluster.connect() as servers:
         engine = Interrupted(servers, make)
         engine.before = lambda _number: renew(cluster, b"a")
-        report = new_report(make)
+        report = new_report(make.name)
         Sweep(servers, engine, report, orphans="reap").run()
     assert report.orphaned_coordinators_reaped == 1
     left = {key for key in orphans if b"a" in key.split(b":")[2:]}
@@ -78,7 +78,7 @@ def test_nobody_is_an_orphan_while_a_primary_is_out_of_sight(make: EngineClass) 
         victim = next(number for number in range(3) if cluster.servers[number].port != notes)
         cluster.kill(victim)
         before = cluster.keys()
-        report = new_report(make)
+        report = new_report(make.name)
         with cluster.connect() as servers, pytest.raises(RedisError):
             Sweep(servers, servers.engine(make), report, orphans="reap").run()
         assert (report.orphaned_coordinators_found, report.keys_deleted, report.complete) == (0, 0, False)

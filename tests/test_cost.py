@@ -11,7 +11,7 @@ from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from tests.sweeping import THRESHOLD_S
+from tests.sweeping import new_report
 
 COORDINATORS = 2_000
 STALE = 1_980
@@ -43,7 +43,7 @@ BYTES = {"lua": (1_379_000, 731_000), "python": (1_614_000, 1_051_000)}
 
 def sweep(client: Redis, engine: Engine) -> tuple[Report, dict[str, int], tuple[int, int]]:
     """The report of a sweep, the calls of each command, and the bytes to the server and from it."""
-    report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
+    report = new_report(engine.name)
     client.config_resetstat()
     Sweep(SingleServer(client), engine, report).run()
     info: dict[str, Any] = client.info("everything")

@@ -13,18 +13,25 @@ from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.pace import NEAR
-from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import running_server, wait_until
-from tests.sweeping import THRESHOLD_S, Before, all_keys, sweep, write_heartbeat, write_stale
+from tests.sweeping import Before, all_keys, new_report, sweep, write_heartbeat, write_stale
 
 
 def in_generations(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Have the stale dealt with in lots of about that size."""
     monkeypatch.setattr(finder, "GENERATION", size)
     monkeypatch.setattr(single, "NEAR", replace(NEAR, scan_count=size, values=size))
+
+
+def one_by_one(client: Redis, monkeypatch: pytest.MonkeyPatch, number: int) -> list[bytes]:
+    """That many stale coordinators, each a generation of its own."""
+    in_generations(monkeypatch, 1)
+    ids = [b"c%d" % each for each in range(number)]
+    write_stale(client, *ids)
+    return ids
 
 
 def test_the_stale_go_in_generations(client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +51,7 @@ def test_the_stale_go_in_generations(client: Redis, engine: Engine, monkeypatch:
 def test_a_record_of_two_generations_goes_with_the_last_of_its_owners(
     client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_generations(monkeypatch, 1)
-    ids = [b"c%d" % number for number in range(20)]
-    write_stale(client, *ids)
+    ids = one_by_one(client, monkeypatch, 20)
     client.mset({b"blocking:idempotency:%s:done:1:2" % b":".join(ids[at : at + 3]): "1" for at in range(18)})
     write_heartbeat(client, b"living", "active")
     kept = b"blocking:idempotency:c7:living:done:1:2"
@@ -60,9 +65,7 @@ def test_a_record_of_two_generations_goes_with_the_last_of_its_owners(
 def test_whoever_revives_between_two_generations_keeps_what_it_shares(
     client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_generations(monkeypatch, 1)
-    ids = [b"c%d" % number for number in range(10)]
-    write_stale(client, *ids)
+    ids = one_by_one(client, monkeypatch, 10)
     client.mset({b"blocking:idempotency:%s:%s:done:1:2" % (a, b): "1" for a in ids for b in ids if a < b})
     met: list[bytes] = []
 
@@ -84,8 +87,7 @@ def test_whoever_revives_between_two_generations_keeps_what_it_shares(
 def test_orphans_are_looked_for_when_all_heartbeats_are_known(
     client: Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_generations(monkeypatch, 1)
-    write_stale(client, *(b"c%d" % number for number in range(10)))
+    one_by_one(client, monkeypatch, 10)
     write_heartbeat(client, b"living", "active")
     client.mset({keys.signal(b"living"): "1", keys.signal(b"orphan"): "1", b"blocking:ack:orphan:1": "1"})
     report = sweep(client, engine, orphans="report")
@@ -99,7 +101,7 @@ def test_a_server_that_hangs_up_on_idlers(
     """While one thing is done at length, no connection that another will need is held."""
     in_generations(monkeypatch, 100)
     told: set[str] = set()
-    report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
+    report = new_report(engine.name)
     with (
         running_server("--timeout", "1") as server,
         server.client(retry_on_error=[ConnectionError]) as client,

@@ -5,12 +5,11 @@ from redis import Redis
 from benchmarks.link import slow_link
 from cleanup_tasks.engines import Engine
 from cleanup_tasks.pace import FAR, NEAR, Pace
-from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server
-from tests.sweeping import THRESHOLD_S, Before
+from tests.sweeping import Before, new_report
 
 
 def reached(client: Redis) -> Pace:
@@ -33,7 +32,7 @@ def test_a_sweep_keeps_to_it(client: Redis, engine: Engine) -> None:
     servers.pace = Pace(scan_count=100, values=70, batch_keys=50, batches=1)
     seen = Before(engine, lambda *_: None)
     client.config_resetstat()
-    report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
+    report = new_report(engine.name)
     Sweep(servers, seen, report).run()
     assert report.keys_deleted == 990 * KEYS_EACH
     assert max(batch.size for batch in seen.batches) <= 50

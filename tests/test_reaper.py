@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -10,11 +9,9 @@ from redis import Redis
 from cleanup_tasks.batch import Batch
 from cleanup_tasks.engines import Engine, Outcome, Reaping
 from cleanup_tasks.reaper import Reaper
-from cleanup_tasks.report import Report
 from demo.servers import Server
-from tests.sweeping import THRESHOLD_S
-
-ROOT = Path(__file__).parents[1]
+from demo.stack import ROOT
+from tests.sweeping import new_report
 
 
 class Recorded:
@@ -37,14 +34,10 @@ class Recorded:
         return outcome
 
 
-def new_report(engine: Engine) -> Report:
-    return Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
-
-
 def test_the_next_batch_is_sent_before_one_is_awaited(client: Redis, engine: Engine) -> None:
     recorded = Recorded(engine)
     batches = [Batch(own={b"%d" % number: []}) for number in range(4)]
-    Reaper(recorded, new_report(engine), None, under_way=2).reap(batches, lambda _batch: None)
+    Reaper(recorded, new_report(engine.name), None, under_way=2).reap(batches, lambda _batch: None)
     order = ["1 sent", "2 sent", "1 over", "3 sent", "2 over", "4 sent", "3 over", "4 over"]
     assert recorded.events == order
 
@@ -56,7 +49,7 @@ def test_some_batches_have_no_other_beside_them(
     recorded = Recorded(engine)
     batches = [Batch(own={b"%d" % number: []}, **alone) for number in range(3)]  # type: ignore[arg-type]
     batches.append(Batch(own={b"3": []}))
-    Reaper(recorded, new_report(engine), None, under_way=2).reap(batches, lambda _batch: None)
+    Reaper(recorded, new_report(engine.name), None, under_way=2).reap(batches, lambda _batch: None)
     assert recorded.events == [f"{number} {what}" for number in range(1, 5) for what in ("sent", "over")]
 
 

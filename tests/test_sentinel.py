@@ -14,13 +14,12 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.failures import is_transient
 from cleanup_tasks.pace import NEAR
-from cleanup_tasks.report import Report
 from cleanup_tasks.sweep import Sweep
 from cleanup_tasks.topology import connect
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import free_port, wait_until
 from tests.sentinels import SERVICE, Sentinels, running_sentinels
-from tests.sweeping import THRESHOLD_S, all_keys
+from tests.sweeping import all_keys, new_report
 
 #: Batches that are sent before.
 NUMBER = 2 * NEAR.batches
@@ -64,10 +63,6 @@ class InTheMiddle:
             self._act()
         self.batches += 1
         return self._engine.reap(batch, threshold_s, dry_run=dry_run)
-
-
-def new_report(name: str) -> Report:
-    return Report(implementation=name, stale_threshold_seconds=THRESHOLD_S)
 
 
 def keys_of_active() -> set[bytes]:

@@ -13,11 +13,18 @@ from cleanup_tasks.connection import server_time_ms
 from cleanup_tasks.engines import ACTIVE, REAPED, Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
-from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from demo.servers import wait_until
-from tests.sweeping import THRESHOLD_S, Before, all_keys, heartbeat_values, reap, sweep, write_heartbeat
+from tests.sweeping import (
+    Before,
+    all_keys,
+    heartbeat_values,
+    new_report,
+    reap,
+    sweep,
+    write_heartbeat,
+)
 
 DAY_MS = 86_400_000
 
@@ -120,7 +127,7 @@ class SteppedBack(SingleServer):
 
 def test_a_clock_that_goes_back_between_two_readings(client: Redis, engine: Engine) -> None:
     write_heartbeat(client, b"a", "active")
-    report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
+    report = new_report(engine.name)
     Sweep(SteppedBack(client), engine, report).run()
     assert (report.stale_coordinators_found, report.revived_coordinators) == (1, 1)
     assert client.exists(keys.heartbeat(b"a"))

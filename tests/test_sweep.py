@@ -16,11 +16,18 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.pace import NEAR
 from cleanup_tasks.reaper import ATTEMPTS
-from cleanup_tasks.report import Report
 from cleanup_tasks.single import SingleServer
 from cleanup_tasks.sweep import Sweep
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
-from tests.sweeping import THRESHOLD_S, Before, all_keys, digest, sweep, write_heartbeat, write_stale
+from tests.sweeping import (
+    Before,
+    all_keys,
+    digest,
+    new_report,
+    sweep,
+    write_heartbeat,
+    write_stale,
+)
 
 
 @pytest.mark.parametrize("sign_of_life", [keys.heartbeat, keys.activity])
@@ -262,7 +269,7 @@ def test_a_sweep_that_breaks_off_says_what_it_did(client: Redis, engine: Engine)
         if number == 3:
             raise ConnectionResetError
 
-    report = Report(implementation=engine.name, stale_threshold_seconds=THRESHOLD_S)
+    report = new_report(engine.name)
     with pytest.raises(ConnectionResetError):
         Sweep(SingleServer(client), Before(engine, break_off), report).run()
     assert client.dbsize() == 1_000 * KEYS_EACH - report.keys_deleted

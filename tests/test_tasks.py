@@ -20,6 +20,7 @@ from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, running_server, wait_until
 from demo.stack import Stack
 from tests.proxy import Proxy
+from tests.sweeping import interrupted_by
 
 STALE, ACTIVE = 990, 10
 DOOMED = STALE * KEYS_EACH
@@ -285,13 +286,7 @@ def test_a_soft_time_limit_ends_in_a_report_that_says_so(fleet: Redis) -> None:
 def test_a_soft_time_limit_counts_whatever_a_library_makes_of_it(
     fleet: Redis, coordination: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_sweep: Sweep) -> None:
-        try:
-            raise SoftTimeLimitExceeded
-        finally:
-            raise UnboundLocalError  # as a connection of redis-py 6.4 does that is being made
-
-    monkeypatch.setattr(Sweep, "run", interrupted)
+    monkeypatch.setattr(Sweep, "run", interrupted_by(SoftTimeLimitExceeded))
     monkeypatch.setenv("COORDINATION_REDIS_URL", coordination.url)
     cleanup.push_request(id="interrupted", called_directly=False)
     try:
