@@ -2,7 +2,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-servers test-redis-py-6 up lint bench picture clean
+.PHONY: help demo up test test-unit test-servers test-redis-py-6 lint bench picture clean
+
+help:  ## this list
+	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/demo  ## the main job on real data; ends by itself
 	@$(BIN)/python -m demo
@@ -13,16 +16,16 @@ up: .venv/demo  ## server, worker, beat and Flower until Ctrl-C
 test: .venv/test  ## everything, against real servers that the tests start
 	$(BIN)/python -m pytest
 
+test-unit: .venv/test  ## the rules alone, in seconds
+	$(BIN)/python -m pytest tests/unit
+
 test-servers: .venv/test  ## besides, all that needs programs of the system; .ci/run says which
 	$(BIN)/python -m pytest --all-servers -m ""
 
 test-redis-py-6: .venv-redis6/test  ## the engine tests with the oldest redis-py that kombu takes
 	.venv-redis6/bin/python -m pytest --all-servers -m every_server
 
-picture: .venv/test  ## docs/flower.png
-	$(BIN)/python -m demo.screenshot
-
-lint: .venv/test
+lint: .venv/test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,7 +33,10 @@ lint: .venv/test
 bench: .venv/bench  ## a few minutes; see benchmarks/README.md
 	@$(BIN)/python -m benchmarks
 
-clean:
+picture: .venv/test  ## docs/flower.png, anew
+	$(BIN)/python -m demo.screenshot
+
+clean:  ## all that make has built
 	rm -rf .venv .venv-redis6
 
 .venv/bin/python:

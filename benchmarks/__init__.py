@@ -1,0 +1,1 @@
+"""Measures sweeps beside the least that they could cost; see benchmarks/README.md."""

@@ -5,79 +5,54 @@ One that waited for each answer would beat less often just when answers are slow
 
 import contextlib
 import gc
-import json
+import os
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 
-import hiredis
+from benchmarks.dataset import LIVING
+from benchmarks.place import pin
 
-from benchmarks.process import Running, ahead_of_others, running
-from cleanup_tasks import keys
-
-INTERVAL_S = 0.001
-KEY = keys.heartbeat(b"beating-coordinator")
-#: Beats before anything is measured.
-WARM_UP = 50
+COMMAND = f'SET blocking:heartbeat:{LIVING}-beating \'{{"coordinatorId":"b","timestamp":%d}}\'\r\n'
 
 
-class Beats:
-    """The client, while it beats."""
-
-    #: Keys that it writes.
-    KEYS = 1
-
-    def __init__(self, process: Running) -> None:
-        """`process` runs `_beat`."""
-        self._process = process
-
-    def between(self, started_s: float, ended_s: float) -> list[float]:
-        """Latencies in seconds of what was sent in that time; ends the beating."""
-        self._process.pipe.send("stop")
-        rows: list[tuple[float, float]] = self._process.result()
-        return [latency for sent_s, latency in rows if started_s <= sent_s <= ended_s]
-
-
-def _beat(port: int, pipe: Connection) -> list[tuple[float, float]]:
-    """When each beat was sent, and how long its answer took."""
-    rows: list[tuple[float, float]] = []
-    waiting: deque[float] = deque()
-    gc.disable()
-    ahead_of_others()
+def _beat(port: int, end: threading.Event, beats: list[tuple[float, float]]) -> None:
+    """Beat until the end."""
+    pin(0)
+    with contextlib.suppress(AttributeError, PermissionError):  # ahead of others, where we may (root)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    gc.disable()  # for the rest of the benchmark: it would hold the beats up
+    sent: deque[float] = deque()
     with socket.create_connection(("127.0.0.1", port)) as server:
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         due_s = time.perf_counter()
-        while True:
+        while not end.is_set():
             pause_s = max(0.0, due_s - time.perf_counter())
-            readable, _, _ = select.select([server.fileno(), pipe.fileno()], [], [], pause_s)
-            if server.fileno() in readable:
+            if select.select([server], [], [], pause_s)[0]:
                 answers = server.recv(65_536).count(b"\n")
-                answered_s = time.perf_counter()
-                sent = [waiting.popleft() for _ in range(answers)]
-                rows += ((sent_s, answered_s - sent_s) for sent_s in sent)
-            elif pipe.fileno() in readable:
-                return rows
-            elif time.perf_counter() >= due_s:
-                waiting.append(time.perf_counter())
-                server.sendall(_command())
-                due_s += INTERVAL_S
-                if len(waiting) + len(rows) == WARM_UP:
-                    pipe.send("warm")
-
-
-def _command() -> bytes:
-    value = json.dumps({"coordinatorId": "b", "timestamp": int(time.time() * 1000)})
-    command: bytes = hiredis.pack_command((b"SET", KEY, value))  # type: ignore[arg-type]
-    return command
+                now_s = time.perf_counter()
+                beats += ((sent_s, now_s - sent_s) for sent_s in (sent.popleft() for _ in range(answers)))
+            else:
+                sent.append(time.perf_counter())
+                server.sendall((COMMAND % (time.time() * 1000)).encode())
+                due_s += 0.001
 
 
 @contextlib.contextmanager
-def beating(port: int) -> Iterator[Beats]:
-    """A client that beats for the length of a with block."""
-    with running(_beat, port, talks=True) as process:
-        if (said := process.pipe.recv()) != "warm":
-            raise RuntimeError(f"the beating client did not start: {said}")
-        yield Beats(process)
+def beating(port: int) -> Iterator[list[tuple[float, float]]]:
+    """A client of a server that beats for the length of a with block.
+
+    Gives a list that grows: when each beat was sent, by `time.perf_counter`, and how many seconds it took.
+    """
+    beats: list[tuple[float, float]] = []
+    end = threading.Event()
+    thread = threading.Thread(target=_beat, args=(port, end, beats))
+    thread.start()
+    try:
+        yield beats
+    finally:
+        end.set()
+        thread.join()

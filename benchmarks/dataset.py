@@ -1,53 +1,76 @@
-"""What is in the keyspace: coordinators with six keys each, a share of them stale, and keys of others."""
+"""What is in the keyspace: coordinators of which a share is stale, in several shapes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+from uuid import UUID
 
-from demo.dataset import ACTIVE_AGE_MS, CHUNK, KEYS_EACH, STALE_AGE_MS, values_of
-
-#: What the names of all stale coordinators' keys have in common, and no other name.
-STALE_WORD = b"test-coordinator"
-#: The same as a pattern, for those who delete by name.
-STALE_PATTERN = b"*" + STALE_WORD + b"*"
+#: Ages in ms of the last sign of life: eleven minutes and one minute.
+STALE_AGE_MS, LIVING_AGE_MS = 660_000, 60_000
+#: All keys of living coordinators have this in their names, and no key of a stale one.
+LIVING = "living"
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A keyspace to sweep."""
+class Dataset(NamedTuple):
+    """A keyspace to sweep, the same one each time.
 
+    `shape` says what records a coordinator has: on "fleet" data two that name a random peer each, on a
+    "chain" the next coordinator, on a "hub" the first one, on "colons" a random peer, with colons in all
+    ids; on "acceptance" data (the acceptance test's) one that names nobody else.
+    """
+
+    shape: str
     coordinators: int
-    #: Per cent.
-    stale_share: int = 99
-    #: Keys that belong to no coordinator, per key that does.
-    unrelated: int = 0
+    stale_percent: int = 99
 
     @property
     def stale(self) -> int:
-        """Coordinators that are silent for eleven minutes; the others are for one."""
-        return self.coordinators * self.stale_share // 100
+        """Coordinators that are stale."""
+        return self.coordinators * self.stale_percent // 100
 
     @property
-    def doomed_keys(self) -> int:
+    def doomed(self) -> int:
         """Keys that must be gone after a sweep."""
-        return self.stale * KEYS_EACH
+        return self.stale * (6 if self.shape == "acceptance" else 7)
 
-    @property
-    def keys(self) -> int:
-        """All keys."""
-        return self.coordinators * KEYS_EACH * (1 + self.unrelated)
+    def items(self, now_ms: int) -> Iterator[tuple[str, str]]:
+        """All keys and values, as of a time in ms since the epoch."""
+        random = Random(self.coordinators)
+        living = self.coordinators - self.stale
+        for kind, count, age_ms in (("", self.stale, STALE_AGE_MS), (LIVING, living, LIVING_AGE_MS)):
+            for number in range(count):
+                fixed = {"chain": (number + 1) % count, "hub": 0}
+                peers = [fixed.get(self.shape, random.randrange(count)) for _record in range(2)]
+                name, *others = (self._id(kind, one) for one in (number, *peers))
+                yield from self._keys(name, others, now_ms - age_ms, random)
 
-    def values(self, now_ms: int) -> Iterator[dict[bytes, str]]:
-        """Keys and values, some thousands at once."""
-        stale = [STALE_WORD + b"-%d" % number for number in range(self.stale)]
-        active = [b"active-coordinator-%d" % number for number in range(self.coordinators - self.stale)]
-        yield from values_of(stale, now_ms - STALE_AGE_MS)
-        yield from values_of(active, now_ms - ACTIVE_AGE_MS)
-        strangers = range(self.keys - self.coordinators * KEYS_EACH)
-        for start in strangers[:: CHUNK * KEYS_EACH]:
-            chunk = strangers[start : start + CHUNK * KEYS_EACH]
-            yield {b"session:%d" % number: "a value of somebody else, left alone" for number in chunk}
+    def _id(self, kind: str, number: int) -> str:
+        if self.shape == "colons":
+            return f"swarm:{kind or number // 100}:team:{number // 10}:agent:{number % 10}"
+        return f"{kind or 'coordinator'}-{(number + 1) * 2_654_435_761 % 2**32:08x}-{number}"
+
+    def _keys(self, name: str, peers: list[str], then_ms: int, random: Random) -> Iterator[tuple[str, str]]:
+        who, turn = f'"coordinatorId":"{name}"', random.randrange(1, 500)
+        sent_ms = then_ms - random.randrange(1_000, 3_600_000)
+        heartbeat = f'{who},"timestamp":{then_ms}'
+        if self.shape != "acceptance" and turn % 2:
+            heartbeat += f',"iteration":{turn},"phase":"coordination","status":"active"'
+        elif self.shape != "acceptance":
+            heartbeat = f'{who},"lastHeartbeat":{then_ms},"sequence":{turn * 7},"iteration":{turn}'
+            heartbeat += f',"metadata":{{"phase":"waiting","host":"worker-{turn % 40}"}}'
+        yield f"blocking:heartbeat:{name}", f"{{{heartbeat}}}"
+        yield f"coordinator:activity:{name}", f'{{{who},"lastActivity":{then_ms}}}'
+        yield f"blocking:signal:{name}", f'{{"type":"completion","receiver":"{name}","timestamp":{sent_ms}}}'
+        if self.shape == "acceptance":
+            for key in (f"ack:{name}:signal-1", f"ack:{name}:signal-2", f"idempotency:{name}:init"):
+                yield f"blocking:{key}", "1"
+            return
+        for number, peer in enumerate(peers, turn):
+            signal = UUID(int=random.getrandbits(128))
+            ack = f'{{{who},"signalId":"{signal}","iteration":{number},"timestamp":{sent_ms}}}'
+            yield f"blocking:ack:{name}:{signal}", ack
+            yield f"blocking:idempotency:{name}:{peer}:completion:{number}:{sent_ms}", "1"
 
     def __str__(self) -> str:
         """For tables."""
-        strangers = f", {self.unrelated} × as many keys of others" if self.unrelated else ""
-        return f"{self.coordinators:,} coordinators, {self.stale_share} % stale{strangers}"
+        return f"{self.shape}, {self.coordinators:,}"

@@ -1,34 +1,76 @@
-"""docs/performance.md: what was measured is written between two marks, and the rest is left as it is."""
+"""docs/performance.md and its plot: ``python -m benchmarks.document < FILE``, a file that --json wrote.
 
+The text is in performance.md beside this file.
+"""
+
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks.plots import write_plots
-from benchmarks.results import Results
-from benchmarks.tables import goal_table, tables
+from matplotlib.figure import Figure
 
-BEGIN = "<!-- measured: begin -->"
-END = "<!-- measured: end -->"
+from benchmarks.dataset import Dataset
+from benchmarks.goals import goal_table
+from benchmarks.plan import BEFORE, COMMANDS, FLOOR, IDLE, LUA, MIDDLE, PYTHON, REPORT, ROOT
+from benchmarks.results import Case, Results, number
+
+#: Title of a panel of the plot, group and figure; all by the number of coordinators.
+PANELS = (
+    ("ms of a sweep, fleet data", "fleet", "wall ms"),
+    ("ms of a sweep, acceptance data", "acceptance", "wall ms"),
+    ("MB of the worker, acceptance data", "acceptance", "peak MB"),
+    ("p99 in ms of another client, fleet data", "clients", "p99 ms"),
+)
 
 
-def write_document(results: Results, folder: Path, seconds: float) -> None:
-    """Put tables and plots of a session, which took so many seconds, into the folder.
+def draw(results: Results, path: Path) -> None:
+    """Draw the plot into a file; a way has the same colour in all panels, dotted for "before"."""
+    plot = Figure((12, 10), layout="constrained")
+    for position, (title, group, figure) in enumerate(PANELS, 1):
+        axes = plot.add_subplot(
+            2, 2, position, title=title, xscale="log", yscale="log", xlabel="coordinators"
+        )
+        cases = [case for case in results.rounds if case.group == group]
+        for way in dict.fromkeys(case.way for case in cases):
+            points = [(c.dataset.coordinators, results.value(c, figure)) for c in cases if c.way == way]
+            colour = f"C{list(COMMANDS).index(way.removeprefix(BEFORE))}"
+            line = ":" if way.startswith(BEFORE) else "-"
+            axes.plot(*zip(*points, strict=True), label=way, color=colour, ls=line, marker=".")
+        axes.grid(alpha=0.4)
+        axes.legend(fontsize="small")
+    plot.savefig(path, dpi=100)
 
-    Raises ValueError where performance.md has not both marks.
-    """
-    page = folder / "performance.md"
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must have the lines {BEGIN} and {END}, each once")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(
-        f"{before}{BEGIN}\n\n{_measured(results, folder, seconds)}\n\n{END}{after}", encoding="utf-8"
+
+def page(figures: dict[str, Any], results: Results) -> str:
+    """The text, with figures of the largest data sets."""
+    largest = {case.group: case.dataset for case in results.rounds}  # which are measured last
+    fleet, many = largest["fleet"], largest["acceptance"]
+    few = min(many, many._replace(coordinators=MIDDLE))
+
+    def value(group: str, dataset: Dataset, way: str, figure: str, divisor: float = 1) -> str:
+        return number(results.value(Case(group, dataset, way), figure) / divisor)
+
+    template = Path(__file__).with_name("performance.md").read_text(encoding="utf-8")
+    return template.format(
+        fleet=fleet,
+        few=few,
+        many=many,
+        seconds={way: value("fleet", fleet, way, "wall ms", 1000) for way in (FLOOR, LUA, PYTHON, REPORT)},
+        quiet_s=value("nothing-stale", largest["nothing-stale"], LUA, "wall ms", 1000),
+        p99={way: value("clients", fleet, way, "p99 ms") for way in (IDLE, LUA, PYTHON)},
+        longest_ms=value("fleet", fleet, LUA, "longest ms"),
+        microseconds=[value("acceptance", d, LUA, "wall ms", d.doomed / 1000) for d in (few, many)],
+        peak_mb=[value("acceptance", d, LUA, "peak MB") for d in (few, many)],
+        start_s=value("fleet", fleet, LUA, "start ms", 1000),
+        tables="\n\n".join(results.tables()),
+        goals=goal_table(results),
+        **figures,
     )
 
 
-def _measured(results: Results, folder: Path, seconds: float) -> str:
-    plots = [f"![{title}]({name})" for name, title in write_plots(results, folder).items()]
-    goals, others = goal_table(results).for_markdown(), [table.for_markdown() for table in tables(results)]
-    slow_ms, ping_ms = results.slow_ping_s * 1000, results.ping_s * 1000
-    link = f"A PING took {ping_ms:.2f} ms, and {slow_ms:.2f} ms over the slow link."
-    machine = f"Measured {results.machine}. The whole session took {seconds:.0f} s. {link}"
-    return "\n\n".join([machine, "## Goals", goals, "## Plots", *plots, "## Figures", *others])
+if __name__ == "__main__":
+    measured = json.load(sys.stdin)
+    found = Results(measured["runs"])
+    draw(found, ROOT / "docs" / "performance-growth.png")
+    (ROOT / "docs" / "performance.md").write_text(page(measured, found), encoding="utf-8")

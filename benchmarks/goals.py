@@ -1,96 +1,42 @@
-"""What was aimed at, and whether a session reached it; all ratios are within one session."""
+"""What was aimed at, and whether it was reached; all ratios are within one session."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from math import isnan
 
-from benchmarks import ways
-from benchmarks.dataset import Dataset
-from benchmarks.plan import FULL, LARGE, MIDDLE
-from benchmarks.results import Case, Results, longest_s, peak_bytes, server_s, wall_s
-from cleanup_tasks.finder import GENERATION
+from benchmarks.plan import FULL, GROUPS, LARGE, LUA, MIDDLE, PYTHON, REPORT, SLOW, SMALL
+from benchmarks.results import LONGEST, SERVER, TIMES, WALL, Case, Results, table
 
-ENGINES = (ways.LUA.name, ways.PYTHON.name)
-FLOOR = "floor"
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A limit, and the figure that it is about; None where the session did not measure it."""
-
-    text: str
-    limit: float
-    value: float | None
-    unit: str = "×"
-
-    @property
-    def verdict(self) -> str:
-        """Whether it was reached."""
-        if self.value is None:
-            return "not measured"
-        return "reached" if self.value <= self.limit else "missed"
-
-    @property
-    def figure(self) -> str:
-        """The value with its unit."""
-        if self.value is None:
-            return "–"
-        shown = f"{self.value:.2f}" if self.value < 100 else f"{self.value:,.0f}"
-        return f"{shown} {self.unit}"
+GROWTH = "time / floor, in times of that at 10,000"
+_BOTH = (MIDDLE, LARGE)
+#: What, figure, group, numbers of coordinators, and the highest figure for each way.
+GOALS: tuple[tuple[str, str, str, tuple[int, ...], dict[str, float]], ...] = (
+    ("time / floor", WALL, "fleet", _BOTH, {LUA: 2, PYTHON: 2.5}),
+    ("server's time / floor", SERVER, "fleet", _BOTH, {LUA: 2, PYTHON: 2}),
+    ("time / floor", WALL, "acceptance", _BOTH, {LUA: 1.75, PYTHON: 2.25}),
+    ("time for each key / fleet data", WALL, "shapes", (MIDDLE,), {LUA: 2, PYTHON: 2}),
+    ("nothing stale, time / one SCAN pass", WALL, "nothing-stale", _BOTH, {LUA: 2, PYTHON: 2, REPORT: 4}),
+    ("cluster of three, time / its floor", WALL, "cluster", (MIDDLE,), {LUA: 2.5, PYTHON: 4}),
+    ("longest command", LONGEST, "fleet", (SMALL, *_BOTH), {LUA: 5, PYTHON: 5}),
+    ("longest command", LONGEST, "acceptance", (*_BOTH, FULL), {LUA: 5, PYTHON: 5}),
+    ("p99 of another client / no sweep", f"p99 ms{TIMES}", "clients", _BOTH, {LUA: 3, PYTHON: 3}),
+    (GROWTH, WALL, "acceptance", (FULL,), {LUA: 1.5, PYTHON: 1.5}),
+    ("worker's peak memory", "peak MB", "acceptance", (FULL,), {LUA: 1000, PYTHON: 1000}),
+    ("time / without", WALL, "link", (LARGE,), {LUA + SLOW: 2, PYTHON + SLOW: 2}),
+)
 
 
-def goals(results: Results) -> Iterator[Goal]:
-    """All goals."""
-    yield from _against_the_floor(results)
-    yield from _nothing_stale(results)
-    yield from _others(results)
-    yield from _growth(results)
-    for way, slow in zip(ENGINES, (ways.LUA_SLOW_LINK, ways.PYTHON_SLOW_LINK), strict=True):
-        ratio = results.ratio(Case(slow.name, Dataset(LARGE)), Case(way, Dataset(LARGE)), wall_s)
-        yield Goal(f"{way}: {LARGE:,} over a link of 1 ms, against the same without", 2, ratio)
-
-
-def _against_the_floor(results: Results) -> Iterator[Goal]:
-    for way, limit in zip(ENGINES, (1.5, 2.0), strict=True):
-        for size in (MIDDLE, LARGE):
-            case, floor = Case(way, Dataset(size)), Case(FLOOR, Dataset(size))
-            yield Goal(
-                f"{way}: wall time at {size:,}, against the floor", limit, results.ratio(case, floor, wall_s)
-            )
-            ratio = results.ratio(case, floor, server_s)
-            yield Goal(f"{way}: server's main thread at {size:,}, against the floor", 1.5, ratio)
-
-
-def _nothing_stale(results: Results) -> Iterator[Goal]:
-    for way in ENGINES:
-        for size in (MIDDLE, LARGE):
-            case = Case(way, Dataset(size, 0))
-            ratio = results.ratio(case, replace(case, way="one SCAN pass"), wall_s)
-            yield Goal(f"{way}: nothing stale at {size:,}, against one SCAN pass", 1.2, ratio)
-
-
-def _others(results: Results) -> Iterator[Goal]:
-    for way in ENGINES:
-        for size in results.sizes(way):
-            longest = max(map(longest_s, results.rounds[Case(way, Dataset(size))])) * 1000
-            yield Goal(f"{way}: longest command at {size:,}", 5, longest, "ms")
-        for case in list(results.rounds):
-            if case.beats and case.way == way:
-                p99, quiet = (results.latency(replace(case, way=name), 99) for name in (way, ways.QUIET.name))
-                text = f"{way}: p99 of a beating client at {case.dataset.coordinators:,}, against no sweep"
-                yield Goal(text, 3, p99 / quiet if p99 and quiet else None)
-
-
-def _growth(results: Results) -> Iterator[Goal]:
-    floor_times = results.ratio(Case(FLOOR, Dataset(FULL)), Case(FLOOR, Dataset(MIDDLE)), wall_s)
-    for way in ENGINES:
-        middle, full = Case(way, Dataset(MIDDLE)), Case(way, Dataset(FULL))
-        times = results.ratio(full, middle, wall_s)
-        text = f"{way}: time per key at {FULL:,}, against that at {MIDDLE:,}"
-        yield Goal(text, 1.5, times and times * MIDDLE / FULL)
-        text = f"{way}: the same in times of the floor, which grows too"
-        yield Goal(text, 1.5, times and floor_times and times / floor_times)
-        peak = results.median(full, peak_bytes)
-        yield Goal(f"{way}: worker's peak memory at {FULL:,}", 1000, peak and peak / 1e6, "MB")
-        more = results.ratio(full, Case(way, Dataset(LARGE)), peak_bytes)
-        text = f"{way}: peak memory set by a limit of {GENERATION:,}: at {FULL:,}, against that at {LARGE:,}"
-        yield Goal(text, GENERATION / LARGE, more)
+def goal_table(results: Results) -> str:
+    """Each goal with reached or missed."""
+    rows = []
+    for what, figure, group, sizes, limits in GOALS:
+        unit = "×" if figure.endswith(TIMES) else figure.split()[-1]
+        datasets = [dataset for size in sizes for dataset in GROUPS[group].datasets(size)]
+        cases = [Case(group, dataset, way) for way in limits for dataset in datasets]
+        for case in (case for case in cases if case != case.base()):
+            value, limit = results.value(case, figure), limits[case.way]
+            if what == GROWTH:
+                smaller = case._replace(dataset=case.dataset._replace(coordinators=MIDDLE))
+                value /= results.value(smaller, figure)
+            verdict = "reached" if value <= limit else "missed" if value > limit else "not measured"
+            shown = "–" if isnan(value) else f"{value:,.2f} {unit}"
+            rows.append((f"{case.way}: {what}", str(case.dataset), f"{limit:g} {unit}", shown, verdict))
+    return table(("goal", "data", "at most", "measured", "verdict"), rows)

@@ -2,61 +2,44 @@
 
 import asyncio
 import contextlib
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 
-from redis import Redis
-from redis.exceptions import ConnectionError
-
-from benchmarks.process import running
-from demo.servers import free_port, wait_until
+from benchmarks.plan import ROOT
+from demo.servers import free_port, stop
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, latency_s: float) -> None:
-    loop = asyncio.get_running_loop()
+    later = asyncio.get_running_loop().call_later
     while data := await reader.read(262_144):
-        if latency_s:
-            loop.call_later(latency_s, writer.write, data)
-        else:
-            writer.write(data)
-    loop.call_later(latency_s, writer.close)
+        later(latency_s, writer.write, data)
+    later(latency_s, writer.close)
 
 
-async def _serve(port: int, target: int, latency_s: float) -> None:
+async def _serve(port: str, target: str, latency_s: str) -> None:
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(_forward(reader, their_writer, 0), _forward(their_reader, writer, latency_s))
+        theirs, to_them = await asyncio.open_connection("127.0.0.1", int(target))
+        await asyncio.gather(_forward(reader, to_them, 0), _forward(theirs, writer, float(latency_s)))
 
-    server = await asyncio.start_server(meet, "127.0.0.1", port)
-    async with server:
+    async with await asyncio.start_server(meet, "127.0.0.1", int(port)) as server:
+        print("ready", flush=True)
         await server.serve_forever()
 
 
-def _run(port: int, target: int, latency_s: float) -> None:
-    asyncio.run(_serve(port, target, latency_s))
-
-
 @contextlib.contextmanager
-def slow_link(target: int, latency_s: float) -> Iterator[str]:
-    """The URL of a port that leads to `target`, with that much added to every round trip."""
-    port = free_port()
-    with running(_run, port, target, latency_s), Redis(port=port) as client:
+def slow_link(port: int, latency_s: float = 0.001) -> Iterator[str]:
+    """The URL of another port that leads to this one, with that much added to every round trip."""
+    ours = free_port()
+    command = [sys.executable, "-m", "benchmarks.link", str(ours), str(port), str(latency_s)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            yield f"redis://127.0.0.1:{ours}"
+        finally:
+            stop(process)
 
-        def answers() -> bool:
-            with contextlib.suppress(ConnectionError):
-                return bool(client.ping())
-            return False
 
-        wait_until(answers, "the slow link answers")
-        yield f"redis://127.0.0.1:{port}"
-
-
-def round_trip_s(url: str) -> float:
-    """Seconds that a PING takes; the median of a hundred."""
-    with Redis.from_url(url) as client:
-        took = []
-        for _ in range(100):
-            started = time.perf_counter()
-            client.ping()
-            took.append(time.perf_counter() - started)
-    return sorted(took)[50]
+if __name__ == "__main__":
+    asyncio.run(_serve(*sys.argv[1:]))

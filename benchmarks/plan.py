@@ -1,63 +1,70 @@
-"""What is measured, in which order: groups of ways that take turns on one data set."""
+"""What is measured: groups of ways to remove what is stale, which take turns on data sets."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks import ways
 from benchmarks.dataset import Dataset
-from benchmarks.ways import Way
 
+ROOT = Path(__file__).parents[1]
 SMALL, MIDDLE, LARGE, FULL = 1_000, 10_000, 100_000, 1_000_000
-#: Rounds per size, up to that many coordinators.
-ROUNDS = {100: 5, SMALL: 5, MIDDLE: 5, LARGE: 3, FULL: 1}
+
+FLOOR, ONE_PASS, IDLE = "floor", "one SCAN pass", "no sweep"
+LUA, PYTHON, REPORT = "Lua engine", "Python engine", "Lua engine, orphans reported"
+#: Before and after the name of an engine.
+BEFORE, SLOW = "before: ", " over a link of 1 ms"
+#: Way -> module of Python and its arguments; a sweep is what users run.
+COMMANDS = {
+    FLOOR: "benchmarks.baseline floor",
+    ONE_PASS: "benchmarks.baseline one-pass",
+    IDLE: "benchmarks.baseline wait",
+    LUA: "cleanup_tasks --json --orphans=off",
+    PYTHON: "cleanup_tasks --json --orphans=off --fallback",
+    REPORT: "cleanup_tasks --json --orphans=report",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Ways that are measured side by side."""
+class Group(NamedTuple):
+    """Ways and shapes of data that take turns, once for each number of coordinators.
 
-    dataset: Dataset
-    ways: tuple[Way, ...]
-    rounds: int
-    cluster: bool = False
-    #: Whether another client beats meanwhile.
-    beats: bool = False
+    `base` is what the others are compared with; without it, a way is compared with itself on the first
+    shape, and without the slow link.
+    """
 
+    ways: tuple[str, ...]
+    shapes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    base: str | None = FLOOR
+    stale_percent: int = 99
 
-def floor_of(cluster: bool, count: int, pattern: bytes | None) -> Way:
-    """The floor, with the best way to scan that was found."""
-    work = ways.cluster_floor if cluster else ways.floor
-    return Way("floor", partial(work, count, pattern))
-
-
-def pass_of(count: int) -> Way:
-    """One pass over the keyspace, with the best COUNT that was found."""
-    return Way("one SCAN pass", partial(ways.one_pass, count), deletes=False)
+    def datasets(self, size: int) -> list[Dataset]:
+        """A data set of each shape."""
+        return [Dataset(shape, size, self.stale_percent) for shape in self.shapes]
 
 
-def groups(sizes: list[int]) -> Iterator[Group]:
-    """The groups for these numbers of coordinators; the floor is put before the ways of each."""
-    engines = (ways.LUA, ways.PYTHON)
-    others = (ways.LUA_REPORT, ways.BY_HAND, ways.ORIGINAL_WAY, ways.REDIS_CLI_WAY)
-    for size in sizes:
-        yield Group(Dataset(size), engines if size >= LARGE else (*engines, *others), rounds_of(size))
-    if LARGE in sizes:
-        # once is enough for those that take long
-        yield Group(Dataset(LARGE), (*others, ways.LUA_SLOW_LINK, ways.PYTHON_SLOW_LINK), 1)
-    for size in (size for size in sizes if size in (MIDDLE, LARGE)):
-        yield Group(Dataset(size, 0), engines, rounds_of(size))
-    for size in [size for size in sizes if size <= MIDDLE][-1:]:
-        yield Group(Dataset(size, 1), engines, rounds_of(size))
-        yield Group(Dataset(size, 50), engines, rounds_of(size))
-        yield Group(Dataset(size, 99, unrelated=10), (*engines, ways.REDIS_CLI_WAY), 3)
-        yield Group(Dataset(size), engines, 3, cluster=True)
-    for size in (size for size in sizes if size >= MIDDLE or size == sizes[-1]):
-        felt = (ways.QUIET, ways.BUSY, *engines, *(() if size > MIDDLE else (*others[-1:], ways.BY_HAND)))
-        # several rounds give a short sweep enough beats for a p99
-        yield Group(Dataset(size), felt, 3 if size <= LARGE else 1, beats=True)
+_ENGINES, _SLOW_ENGINES, _BOTH = (LUA, PYTHON), (LUA + SLOW, PYTHON + SLOW), (MIDDLE, LARGE)
+GROUPS = {
+    "fleet": Group((FLOOR, *_ENGINES, REPORT), ("fleet",), (SMALL, *_BOTH)),
+    "acceptance": Group((FLOOR, *_ENGINES), ("acceptance",), (SMALL, *_BOTH, FULL)),
+    "shapes": Group((FLOOR, *_ENGINES), ("fleet", "chain", "hub", "colons"), (MIDDLE,), None),
+    "nothing-stale": Group((ONE_PASS, *_ENGINES, REPORT), ("fleet",), _BOTH, ONE_PASS, 0),
+    "cluster": Group((FLOOR, *_ENGINES), ("fleet", "acceptance"), (MIDDLE,)),
+    "link": Group((*_ENGINES, *_SLOW_ENGINES), ("fleet",), (LARGE,), None),
+    "clients": Group((IDLE, FLOOR, *_ENGINES), ("fleet",), _BOTH, IDLE),
+}
 
 
-def rounds_of(size: int) -> int:
-    """How often a size is measured."""
-    return next((rounds for limit, rounds in ROUNDS.items() if size <= limit), 1)
+class Way(NamedTuple):
+    """A command of Python, run in a checkout."""
+
+    name: str
+    words: list[str]
+    checkout: Path
+
+
+def ways(names: Iterable[str], checkouts: dict[str, Path]) -> Iterator[Way]:
+    """The ways of a group; sweeps in each of the checkouts, which are by the prefix of their ways' names."""
+    for name in names:
+        words = COMMANDS[name.removesuffix(SLOW)].split()
+        for prefix, checkout in (checkouts if words[0] == "cleanup_tasks" else {"": ROOT}).items():
+            yield Way(prefix + name, words, checkout)

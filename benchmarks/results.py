@@ -1,91 +1,84 @@
-"""What was measured, and medians of it."""
+"""What was measured, medians of it, and Markdown tables for the terminal and the documentation alike."""
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from math import isnan, nan
+from typing import NamedTuple
 
 from benchmarks.dataset import Dataset
-from benchmarks.machine import Machine
-from benchmarks.measure import Measure
+from benchmarks.plan import GROUPS, SLOW
+from benchmarks.run import Run
+
+#: After the name of a figure: how many times the base's it is.
+TIMES = " × base"
+WALL, SERVER, LONGEST = f"wall ms{TIMES}", f"server ms{TIMES}", "longest ms"
+COLUMNS = ("wall ms", WALL, "server ms", SERVER, LONGEST, "worker ms", "peak MB")
+#: Columns where another client beats.
+CLIENT_COLUMNS = ("p50 ms", "p99 ms", f"p99 ms{TIMES}", "wall ms")
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A way on a data set."""
+class Case(NamedTuple):
+    """A way on a data set, in one group of the plan."""
 
-    way: str
+    group: str
     dataset: Dataset
-    cluster: bool = False
-    #: Whether another client beat meanwhile.
-    beats: bool = False
+    way: str
+
+    def base(self) -> "Case":
+        """The case that it is compared with."""
+        group = GROUPS[self.group]
+        if group.base:
+            return self._replace(way=group.base)
+        first = self.dataset._replace(shape=group.shapes[0])
+        return self._replace(dataset=first, way=self.way.removesuffix(SLOW))
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The median of several rounds, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(slots=True)
 class Results:
-    """All rounds of all cases, in the order in which they were measured."""
+    """The rounds of all cases, in the order in which they were measured."""
 
-    machine: Machine
-    rounds: dict[Case, list[Measure]] = field(default_factory=lambda: defaultdict(list))
-    #: Seconds that a PING took on the slow link, and without it.
-    slow_ping_s: float = 0.0
-    ping_s: float = 0.0
+    def __init__(self, runs: list[Run]) -> None:
+        """From runs that name their group, data set and way."""
+        self.rounds: dict[Case, list[Run]] = defaultdict(list)
+        for run in runs:
+            self.rounds[Case(run["group"], Dataset(*run["dataset"]), run["way"])].append(run)
 
-    def spread(self, case: Case, figure: Callable[[Measure], float]) -> Spread | None:
-        """A figure of a case, or None where it wasn't measured."""
-        values = sorted(map(figure, self.rounds.get(case, ())))
-        return Spread(statistics.median(values), values[0], values[-1]) if values else None
+    def value(self, case: Case, figure: str) -> float:
+        """A figure of all rounds: the median, but the longest command; nan where it was not measured.
 
-    def median(self, case: Case, figure: Callable[[Measure], float]) -> float | None:
-        """The median alone."""
-        spread = self.spread(case, figure)
-        return spread.median if spread else None
+        "p50 ms" and "p99 ms" are percentiles of all beats of all rounds.
+        """
+        if figure.endswith(TIMES):
+            figure = figure.removesuffix(TIMES)
+            return self.value(case, figure) / (self.value(case.base(), figure) or nan)
+        runs = self.rounds.get(case, [])
+        if figure in ("p50 ms", "p99 ms"):
+            beats = [beat for run in runs for beat in run["beats ms"]]
+            return statistics.quantiles(beats, n=100)[int(figure[1:3]) - 1] if len(beats) > 1 else nan
+        values: list[float] = [run[figure] for run in runs] or [nan]
+        return max(values) if figure == LONGEST else statistics.median(values)
 
-    def ratio(self, case: Case, other: Case, figure: Callable[[Measure], float]) -> float | None:
-        """How many times the other's median a case's median is; None where one of them is missing."""
-        value, base = self.median(case, figure), self.median(other, figure)
-        return value / base if value is not None and base else None
-
-    def latency(self, case: Case, percentile: float) -> float | None:
-        """A percentile in seconds of the beats of all rounds; 100: the longest."""
-        beats = sorted(beat for measure in self.rounds.get(case, ()) for beat in measure.beats)
-        return beats[min(len(beats) - 1, int(len(beats) * percentile / 100))] if beats else None
-
-    def sizes(self, way: str) -> list[int]:
-        """Numbers of coordinators, 99 % stale, that a way was measured with."""
-        cases = [case for case in self.rounds if case == Case(way, Dataset(case.dataset.coordinators))]
-        return sorted(case.dataset.coordinators for case in cases)
-
-
-def wall_s(measure: Measure) -> float:
-    """Seconds on the clock."""
-    return measure.wall_s
+    def tables(self) -> Iterator[str]:
+        """A table of all figures, with its title, of every group."""
+        for group in dict.fromkeys(case.group for case in self.rounds):
+            columns = CLIENT_COLUMNS if group == "clients" else COLUMNS
+            rows = []
+            for case in (case for case in self.rounds if case.group == group):
+                walls = [number(wall) for wall in sorted(run["wall ms"] for run in self.rounds[case])]
+                figures = [number(self.value(case, column)) for column in columns]
+                rows.append((case.way, str(case.dataset), *figures, f"{walls[0]} to {walls[-1]}"))
+            yield f"**{group}**\n\n{table(('way', 'data', *columns, 'wall ms of all rounds'), rows)}"
 
 
-def server_s(measure: Measure) -> float:
-    """Seconds of the server's main thread."""
-    return measure.server.main_thread_s
+def number(value: float) -> str:
+    """Three digits or more; a dash for what was not measured."""
+    return "–" if isnan(value) else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
-def longest_s(measure: Measure) -> float:
-    """Seconds of the longest command."""
-    return measure.server.longest_s
-
-
-def worker_s(measure: Measure) -> float:
-    """CPU seconds of the worker."""
-    return measure.worker.cpu_s
-
-
-def peak_bytes(measure: Measure) -> float:
-    """The worker's peak memory."""
-    return measure.worker.peak_bytes
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Markdown that can be read as it is; the first column is text, the others are figures."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    aligned = [[f"{line[0]:{widths[0]}}", *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in aligned)

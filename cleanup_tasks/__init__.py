@@ -4,6 +4,7 @@
 tasks. Another application includes ``cleanup_tasks.tasks`` and never loads ours.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ def __getattr__(name: str) -> Any:
     """Load our application only when somebody asks for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import cleanup_tasks.tasks  # noqa: F401, registers them
-    from cleanup_tasks.celery import app
-
+    import_module(f"{__name__}.tasks")
+    app = import_module(f"{__name__}.celery").app
     return app if name == "app" else app.tasks[f"{__name__}.{name}"]

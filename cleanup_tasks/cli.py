@@ -5,8 +5,11 @@ import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import click
 from pydantic import SecretStr
@@ -14,15 +17,14 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cleanup_tasks import options
-from cleanup_tasks.engines import ScriptingRefused
-from cleanup_tasks.failures import interrupts_unmasked
-from cleanup_tasks.log import FORMAT, log_report, logger
-from cleanup_tasks.metrics import METRICS, REGISTRY
-from cleanup_tasks.run import Run
-from cleanup_tasks.settings import InvalidSettings, Settings, load_settings
-from cleanup_tasks.sweep import Progress as ProgressCallback
-from cleanup_tasks.sweep import no_progress
+from cleanup_tasks.fallback import sweep_or_fall_back
+from cleanup_tasks.reporting.log import FORMAT, logger
+from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
+from cleanup_tasks.servers.errors import ScriptingRefused
+from cleanup_tasks.settings import Settings, check_arguments, load_settings, options_of
+from cleanup_tasks.sweep.options import Options, OrphansMode, no_progress
+from cleanup_tasks.sweep.options import Progress as ProgressCallback
+from cleanup_tasks.sweep.sweep import Sweep
 
 #: Exit statuses, the original's.
 NO_CONNECTION = 1
@@ -36,13 +38,13 @@ INTERRUPTED = 130
 @click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no scripting.")
 @click.option(
     "--stale-threshold",
-    type=click.IntRange(0, 999_999_999),
+    type=int,
     metavar="SECONDS",
     help="Silence after which a coordinator counts as dead  [default: 600]",
 )
 @click.option(
     "--orphans",
-    type=click.Choice(["off", "report", "reap"]),
+    type=click.Choice(get_args(OrphansMode)),
     help="What to do about coordinators without a heartbeat.  [default: report]",
 )
 @click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
@@ -74,20 +76,22 @@ def main(
     try:
         given = {} if redis_url is None else {"coordination_redis_url": SecretStr(redis_url)}
         settings = load_settings(**given)
-    except InvalidSettings as error:
+        arguments = check_arguments(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
+    except ValueError as error:
         raise click.UsageError(str(error)) from None
-    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
     _log_to_terminal(as_json, verbose)
-    run = Run(
+    options = options_of(
         settings,
-        checked,
+        arguments,
+        engine="python" if fallback else "lua",
         fallback_reason="requested by --fallback" if fallback else None,
+        owner=uuid.uuid4().hex,
         max_named=None if verbose else settings.cleanup_max_reported_ids,
     )
     with _metrics_file(metrics_file, settings):
-        status = _sweep(run)
-        if as_json and run.reached:
-            _print(json.dumps(run.report.metrics(), indent=2))
+        status, sweep = _sweep(options)
+        if as_json and sweep.connected:
+            _print(json.dumps(sweep.report.metrics(), indent=2))
     sys.exit(status)
 
 
@@ -110,31 +114,27 @@ def _metrics_file(path: Path | None, settings: Settings) -> Iterator[None]:
         sys.exit(ERRORS)
 
 
-def _sweep(run: Run) -> int:
-    """Sweep with a progress bar where there is a terminal; returns the exit status."""
+def _sweep(options: Options) -> tuple[int, Sweep]:
+    """Sweep with a progress bar where there is a terminal; returns the exit status and the last sweep."""
+    sweeps = [Sweep(options)]
     try:
-        with interrupts_unmasked(KeyboardInterrupt), _progress() as progress:
-            report = run.sweep_or_fall_back(progress)
+        with _progress() as progress:
+            sweep_or_fall_back(replace(options, progress=progress), sweeps.append)
     except (RedisError, ScriptingRefused) as error:
-        if not run.reached:
+        if not sweeps[-1].connected:
             logger.error("Redis connection failed: %s", error)
             logger.error("Cleanup aborted")
-            run.end("failed")
-            return NO_CONNECTION
+            return NO_CONNECTION, sweeps[-1]
         logger.error("Cleanup failed: %s", error)
-        run.report.cleanup_errors = max(1, run.report.cleanup_errors)
-        log_report(run.report)
-        run.end("failed")
-        return ERRORS
+        return ERRORS, sweeps[-1]
     except Exception as error:
         logger.error("Cleanup failed unexpectedly: %r", error)
-        run.end("failed")
-        return ERRORS
+        return ERRORS, sweeps[-1]
     except KeyboardInterrupt:
         logger.error("Cleanup interrupted")
-        run.end("incomplete")
-        return INTERRUPTED
-    return 0 if report.complete or report.skipped else ERRORS
+        return INTERRUPTED, sweeps[-1]
+    report = sweeps[-1].report
+    return 0 if report.complete or report.skipped else ERRORS, sweeps[-1]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Settings from the environment, typed; everything that is wrong is named in one message."""
+"""Settings from the environment, and the arguments of a task; all that is wrong is named in one message."""
 
 import functools
 import re
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cleanup_tasks import address
-from cleanup_tasks.connection import Tls
+from cleanup_tasks.servers import url
+from cleanup_tasks.servers.client import Tls
+from cleanup_tasks.sweep.options import Options, OrphansMode
 
 #: URLs that only the coordination Redis may have.
 OUR_SCHEMES = ("redis+cluster:", "rediss+cluster:", "redis+sentinel:", "rediss+sentinel:")
@@ -23,10 +24,9 @@ CeleryUrl = Annotated[
         "Celery can't use a Redis Cluster, so take a single server or a Sentinel for it"
     ),
 ]
-Seconds = Annotated[int, Field(ge=0, le=999_999_999, description="a whole number of seconds, 0 to 999999999")]
-
-#: What a sweep does about coordinators of which only related keys are left.
-Orphans = Annotated[Literal["off", "report", "reap"], Field(description="off, report or reap")]
+Seconds = Annotated[int, Field(ge=0, le=999_999_999)]
+SECONDS = Field(description="a whole number of seconds, 0 to 999999999")
+ORPHANS = Field(description="off, report or reap")
 
 
 class InvalidSettings(ValueError):
@@ -39,19 +39,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     redis_host: Annotated[
-        str, Field(pattern=address.HOST_NAME, description="a host name or address, without a port")
+        str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
     ] = "localhost"
     redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
     redis_password: Annotated[SecretStr | None, Field(description="text")] = None
     redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
-    coordination_redis_url: Annotated[SecretStr | None, Field(description=address.FORMS)] = None
+    coordination_redis_url: Annotated[SecretStr | None, Field(description=url.FORMS)] = None
     coordination_redis_ca_file: PemFile = None
     coordination_redis_cert_file: PemFile = None
     coordination_redis_key_file: PemFile = None
     coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
     celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
     celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
-    cleanup_stale_threshold_seconds: Seconds = 600
+    cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
     cleanup_interval_seconds: Annotated[
         int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
     ] = 300
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     cleanup_beat_file: Annotated[
         str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
     ] = ""
-    cleanup_orphans: Orphans = "report"
+    cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @field_validator("*", mode="before")
@@ -89,17 +89,17 @@ class Settings(BaseSettings):
 
     @field_validator("coordination_redis_url")
     @classmethod
-    def _known_form(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            address.parse(url.get_secret_value())
-        return url
+    def _known_form(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            url.parse(value.get_secret_value())
+        return value
 
     @field_validator("celery_broker_url", "celery_result_backend")
     @classmethod
-    def _known_to_celery(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value().lower().startswith(OUR_SCHEMES):
+    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value().lower().startswith(OUR_SCHEMES):
             raise ValueError("Celery doesn't know it")
-        return url
+        return value
 
     @property
     def tls(self) -> Tls:
@@ -130,6 +130,45 @@ class Settings(BaseSettings):
     def beat_path(self) -> Path | None:
         """The file that the beat touches, or None."""
         return Path(self.cleanup_beat_file).expanduser() if self.cleanup_beat_file else None
+
+
+class Arguments(BaseModel):
+    """What a caller may ask of one sweep; None stands for the setting."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dry_run: Annotated[bool, Field(description="true or false")] = False
+    stale_threshold_seconds: Annotated[Seconds | None, SECONDS] = None
+    orphans: Annotated[OrphansMode | None, ORPHANS] = None
+
+
+def check_arguments(**arguments: object) -> Arguments:
+    """The arguments, if they are what they should be.
+
+    Raises:
+        ValueError: names every argument that is not, and what is accepted.
+    """
+    try:
+        return Arguments.model_validate(arguments)
+    except ValidationError as error:
+        raise ValueError(f"invalid arguments: {faults(error, Arguments)}; nothing was touched") from None
+
+
+def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options:
+    """The inputs of a sweep; `rest` are fields of `Options` that neither settings nor arguments hold."""
+    threshold_s = arguments.stale_threshold_seconds
+    named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
+    return Options(
+        address=url.parse(settings.coordination_url),
+        tls=settings.tls,
+        dry_run=arguments.dry_run,
+        threshold_s=settings.cleanup_stale_threshold_seconds if threshold_s is None else threshold_s,
+        orphans=arguments.orphans or settings.cleanup_orphans,
+        interval_s=settings.cleanup_interval_seconds,
+        log_path=settings.log_path,
+        log_format=settings.cleanup_log_format,
+        **named,
+    )
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -13,20 +13,21 @@ from celery import Task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
-from cleanup_tasks import options
-from cleanup_tasks.engines import ScriptingRefused
-from cleanup_tasks.failures import interrupts_unmasked, is_transient
-from cleanup_tasks.log import logger
-from cleanup_tasks.report import Earlier, Report
-from cleanup_tasks.run import Run
-from cleanup_tasks.settings import get_settings
+import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tasks does
+from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.fallback import sweep_or_fall_back
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
+from cleanup_tasks.settings import Arguments, check_arguments, get_settings, options_of
+from cleanup_tasks.sweep.sweep import Sweep
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
 
-#: Message headers that carry a run over to its next attempt.
+#: Message headers that carry over to the next attempt.
 FALLBACK_HEADER = "x-cleanup-fallback"
-EARLIER_HEADER = "x-cleanup-earlier"
+PREVIOUS_HEADER = "x-cleanup-earlier"
 RETRIES_HEADER = "x-cleanup-retries"
 
 #: Why the Python engine ran when nothing was wrong.
@@ -43,7 +44,7 @@ class CleanupTask(Task):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
         """See celery.Task.apply_async; raises ValueError for an argument that is not what it should be."""
-        options.check(**(kwargs or {}))
+        check_arguments(**(kwargs or {}))
         return super().apply_async(args, kwargs, **rest)
 
 
@@ -76,10 +77,10 @@ def cleanup(
         "stale_threshold_seconds": stale_threshold_seconds,
         "orphans": orphans,
     }
-    checked = options.check(**arguments)
+    checked = check_arguments(**arguments)
     if FALLBACK_HEADER in _headers(self):
         return _hand_over(self, arguments)
-    return _attempt(self, checked, fallback_reason=None)
+    return _attempt(self, checked, engine="lua", fallback_reason=None)
 
 
 @shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup_fallback")
@@ -94,56 +95,45 @@ def cleanup_fallback(
 
     Arguments, result and exceptions are those of `cleanup`.
     """
-    checked = options.check(dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans)
-    return _attempt(self, checked, fallback_reason=_headers(self).get(FALLBACK_HEADER, REQUESTED))
-
-
-def _attempt(task: CleanupTask, checked: options.Options, fallback_reason: str | None) -> dict[str, Any]:
-    settings = get_settings()
-    max_ids = settings.cleanup_max_reported_ids
-    run = Run(
-        settings,
-        checked,
-        fallback_reason=fallback_reason,
-        owner=task.request.id,
-        earlier=Earlier(**_headers(task).get(EARLIER_HEADER, {})),
-        max_named=max_ids,
+    checked = check_arguments(
+        dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans
     )
-    if task.request.called_directly or task.request.is_eager:
-        return _at_once(run).metrics(max_ids)
+    reason = _headers(self).get(FALLBACK_HEADER, REQUESTED)
+    return _attempt(self, checked, engine="python", fallback_reason=reason)
+
+
+def _attempt(
+    task: CleanupTask, arguments: Arguments, *, engine: EngineName, fallback_reason: str | None
+) -> dict[str, Any]:
+    settings = get_settings()
+    retries = _headers(task).get(RETRIES_HEADER, 0)
+    is_alone = task.request.called_directly or task.request.is_eager  # nobody there who could retry
+    options = options_of(
+        settings,
+        arguments,
+        engine=engine,
+        fallback_reason=fallback_reason,
+        owner=task.request.id or "",
+        previous=PreviousAttempts(**_headers(task).get(PREVIOUS_HEADER, {})),
+        is_retried=not is_alone and retries < len(BACKOFF_S),
+    )
+    if is_alone:
+        return sweep_or_fall_back(options).report.metrics(settings.cleanup_max_reported_ids)
+    sweep = Sweep(options)
     try:
-        with interrupts_unmasked(SoftTimeLimitExceeded):
-            run.sweep()
+        sweep.run()
     except SoftTimeLimitExceeded:
-        # Not an error to be retried: the next beat goes on where this one stopped.
-        run.report.complete = False
-        run.end("incomplete")
+        logger.warning("Cleanup stopped by its soft time limit; the next one goes on")
     except ScriptingRefused as refusal:
         logger.warning("Handing over to cleanup_fallback: %s", refusal)
-        run.end("refused")
-        _retry(task, run, refusal, countdown=0, headers={FALLBACK_HEADER: str(refusal)})
+        _retry(task, sweep, refusal, countdown=0, headers={FALLBACK_HEADER: str(refusal)})
     except RedisError as error:
-        retries = _headers(task).get(RETRIES_HEADER, 0)
-        if not is_transient(error) or retries >= len(BACKOFF_S):
+        if not (options.is_retried and is_transient(error)):
             logger.error("Cleanup failed: %s", error)
-            run.end("failed")
             raise
         logger.warning("Cleanup is tried again in %d s: %s", BACKOFF_S[retries], error)
-        run.end("retried")
-        _retry(task, run, error, countdown=BACKOFF_S[retries], headers={RETRIES_HEADER: retries + 1})
-    except Exception:
-        run.end("failed")
-        raise
-    return run.report.metrics(max_ids)
-
-
-def _at_once(run: Run) -> Report:
-    """Called as a function, or eagerly: nobody there who could retry."""
-    try:
-        return run.sweep_or_fall_back()
-    except Exception:
-        run.end("failed")
-        raise
+        _retry(task, sweep, error, countdown=BACKOFF_S[retries], headers={RETRIES_HEADER: retries + 1})
+    return sweep.report.metrics(settings.cleanup_max_reported_ids)
 
 
 def _headers(task: CleanupTask) -> dict[str, Any]:
@@ -151,9 +141,9 @@ def _headers(task: CleanupTask) -> dict[str, Any]:
 
 
 def _retry(
-    task: CleanupTask, run: Run, error: Exception, *, countdown: int, headers: dict[str, Any]
+    task: CleanupTask, sweep: Sweep, error: Exception, *, countdown: int, headers: dict[str, Any]
 ) -> NoReturn:
-    carried = {EARLIER_HEADER: asdict(run.report.earlier)}
+    carried = {PREVIOUS_HEADER: asdict(sweep.report.done_for_good())}
     raise task.retry(exc=error, countdown=countdown, headers={**_headers(task), **carried, **headers})
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from redis import Redis
 
-from cleanup_tasks import keys
-from cleanup_tasks.connection import server_time_ms
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import server_time_ms
 
 KEYS_EACH = 6
 #: Ages of the heartbeats in ms: eleven minutes and one minute.

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from selenium.webdriver import Chrome
 
-from cleanup_tasks import keys
+from cleanup_tasks.rules import keys
 from demo.browser import chromium
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import Fleet, fleet

@@ -55,10 +55,12 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
-    """End a process that we started: asked first, then killed; with a group of its own, all of it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def stop(*processes: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+    """End processes that we started: all are asked first, then those that stay are killed."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

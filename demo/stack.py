@@ -1,5 +1,6 @@
 """A real worker, beat and dashboard as processes of this machine."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,14 +33,19 @@ class Stack:
         """What a process has printed so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Run ``celery -A app`` with these arguments, in a process group of its own."""
+    def start(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Run ``celery -A app`` with these arguments, in a process group of its own.
+
+        `environment` is what this process has on top of the others.
+        """
         command = [sys.executable, "-m", "celery", "-A", self._app, *arguments]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=self.environment,
+                env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -48,7 +54,9 @@ class Stack:
         self._processes[name] = process
         return process
 
-    def start_worker(self, name: str = "worker", *arguments: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, name: str = "worker", *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """A worker on the cleanup queue, once it is ready for tasks; one child unless told otherwise."""
         options = [
             "--queues",
@@ -59,8 +67,9 @@ class Stack:
             f"{name}@%h",
             "--loglevel",
             "INFO",
+            "--without-mingle",  # which waits a second for the answers of other workers
         ]
-        process = self.start(name, "worker", *options, *arguments)
+        process = self.start(name, "worker", *options, *arguments, environment=environment)
         self.wait_for_line(name, "ready.")
         return process
 
@@ -97,15 +106,14 @@ class Stack:
                     raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name)}")
             time.sleep(0.5)
 
-    def stop(self, name: str) -> None:
-        """End one process and what it started."""
-        process = self._processes.pop(name)
-        stop(process)
+    def stop(self, *names: str) -> None:
+        """End some processes and what they started."""
+        processes = [self._processes.pop(name) for name in names]
+        stop(*processes)
         # A worker that had to be killed leaves its children; they are in its group.
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         """Nothing runs yet."""
@@ -115,5 +123,4 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End everything, the last started first."""
-        for name in reversed(list(self._processes)):
-            self.stop(name)
+        self.stop(*reversed(self._processes))

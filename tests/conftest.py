@@ -1,18 +1,18 @@
 """Real servers for the tests, each started by the tests and gone with them."""
 
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
-from cleanup_tasks.engines import Engine
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
-from cleanup_tasks.log import logger
+from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.settings import get_settings
 from demo.servers import Server, running_server
-from tests.matrix import (  # noqa: F401, the hooks are for pytest
+from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
     binary_of,
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -20,14 +20,12 @@ from tests.matrix import (  # noqa: F401, the hooks are for pytest
     pytest_terminal_summary,
 )
 
-ENGINES: dict[str, Callable[[Redis], Engine]] = {"lua": LuaEngine, "python": PythonEngine}
+ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No setting of the machine reaches a test, and no test the user's Redis or log file."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_")):
             monkeypatch.delenv(name)
@@ -78,6 +76,6 @@ def client(server: Server) -> Iterator[Redis]:
 
 
 @pytest.fixture(params=list(ENGINES))
-def engine(request: pytest.FixtureRequest, client: Redis) -> Engine:
+def engine(request: pytest.FixtureRequest, client: Redis) -> LuaEngine | PythonEngine:
     """Each engine in turn."""
     return ENGINES[request.param](client)

@@ -1,91 +1,35 @@
-"""Engines: a batch of coordinators in, a verdict for each out, decided and done in one atomic step."""
+"""Engines: delete groups of keys whose guards are unchanged, and nothing else.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+An engine takes batches and answers in the same order. It knows no coordinator and no rule: who may go was
+judged before, and is told by the guards.
+"""
 
-from redis.exceptions import RedisError
+from collections.abc import Callable
+from functools import partial
 
-from cleanup_tasks.batch import Batch
-from cleanup_tasks.line import Waiting, advance
-from cleanup_tasks.staleness import State
+from redis import Redis
 
-#: Verdicts, the Lua script's own numbers: below zero the keys were kept.
-REAPED = 0
-ACTIVE = -1
-UNREADABLE = -2
-GONE = -3
-#: An orphan that has not been noted for long enough.
-UNRIPE = -4
-#: Could not be dealt with, whole or in part, while others could (only on a cluster).
-FAILED = -5
+from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.engines.cluster import ClusterEngine
+from cleanup_tasks.engines.engine import Engine
+from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.servers.cluster import Cluster
+from cleanup_tasks.servers.topology import Topology
 
-VERDICTS = {State.ACTIVE: ACTIVE, State.UNREADABLE: UNREADABLE, State.STALE: REAPED}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an engine did with a batch."""
-
-    #: One verdict per coordinator, in the order of `Batch.own`.
-    coordinators: list[int] = field(default_factory=list)
-    #: One verdict per shared record, in the order of `Batch.shared`.
-    shared: list[int] = field(default_factory=list)
-    #: Keys that the server said it deleted; in a dry run, that would go.
-    deleted: int = 0
-    #: Those of `Batch.unseen` that gave a sign of life since. If there are any, nothing was done.
-    newcomers: frozenset[bytes] = frozenset()
-    #: A heartbeat changed while it was judged (Python engine), so nothing was done.
-    contended: bool = False
-    #: What makes going on useless; what the outcome says was done all the same (only on a cluster).
-    fatal: "RedisError | ScriptingRefused | None" = None
+_ENGINES: dict[EngineName, Callable[[Redis, int], Engine]] = {
+    "lua": LuaEngine,
+    "python": PythonEngine,
+}
+#: The same on one primary of a cluster, where many small batches don't depend on each other.
+_NODE_ENGINES: dict[EngineName, Callable[[Redis], Engine]] = {
+    "lua": partial(LuaEngine, in_flight=10_000),
+    "python": partial(PythonEngine, in_flight=32, ordered=False),
+}
 
 
-Reaping: TypeAlias = Waiting[Outcome]
-
-
-class Engine(Protocol):
-    """What decides and deletes."""
-
-    @property
-    def name(self) -> str:
-        """``lua`` or ``python``, as the metrics show it."""
-
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
-        """Judge each coordinator of a batch and remove the keys of those that are stale.
-
-        Raises what the client raises; nothing is sent twice.
-        """
-
-
-#: What became of one of many batches: where `Engine.reap` would raise, what it would raise.
-Answer: TypeAlias = "Outcome | RedisError | ScriptingRefused"
-
-
-class NodeEngine(Engine, Protocol):
-    """An engine that works on one server."""
-
-    def reap_each(self, batches: list[Batch], threshold_s: int, *, dry_run: bool) -> list[Answer]:
-        """`reap` for each of many small batches, each atomic by itself, with few round trips."""
-
-
-class ScriptingRefused(Exception):
-    """Scripting itself is forbidden, missing or broken on this server; code without Lua may still do."""
-
-
-def finish(reapings: Iterable[Reaping]) -> list[Answer]:
-    """What became of each; the server is busy with the others while one waits."""
-    answers: dict[int, Answer] = {}
-    waiting = dict(enumerate(reapings))
-    count = len(waiting)
-    while waiting:
-        for number, reaping in list(waiting.items()):
-            answer: Answer | None
-            try:
-                answer = advance(reaping)
-            except (RedisError, ScriptingRefused) as error:
-                answer = error
-            if answer is not None:
-                answers[number] = answer
-                del waiting[number]
-    return [answers[number] for number in range(count)]
+def engine_for(servers: Topology, name: EngineName) -> Engine:
+    """An engine for keys that may be anywhere on these servers; connect them before."""
+    if isinstance(servers, Cluster):
+        return ClusterEngine(servers, _NODE_ENGINES[name])
+    return _ENGINES[name](servers.client_for(b""), servers.limits.in_flight)

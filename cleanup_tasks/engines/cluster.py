@@ -1,287 +1,174 @@
-"""Either engine on a cluster, where a coordinator's keys lie in many slots and no step spans two.
+"""Either engine on a cluster, where a group's keys and guards lie in many slots and no step spans two.
 
-Keys in other slots go first, after a fresh look at the heartbeats that decide about them; the heartbeat
-goes last, with all that shares its slot, by the engine's own atomic step. Where a part can't be done its
-coordinators' heartbeats stay, so that the next sweep finds them.
+All guards are looked at anew. Then goes what is in other slots than its group's last key; then, by the engine
+and with the guards of that slot, the last keys with all that shares their slots: the heartbeats. Where a part
+can't be done, the groups that depend on the same guards stay, so that the next sweep finds them.
 """
 
-import functools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 
 from redis import Redis
-from redis.crc import key_slot
-from redis.exceptions import RedisError, TryAgainError
+from redis.exceptions import RedisError
 
-from cleanup_tasks import keys
-from cleanup_tasks.batch import Batch
-from cleanup_tasks.engines import (
-    ACTIVE,
-    FAILED,
-    GONE,
-    REAPED,
-    UNRIPE,
-    VERDICTS,
-    Answer,
-    NodeEngine,
-    Outcome,
-    Reaping,
-    ScriptingRefused,
-)
-from cleanup_tasks.failures import is_transient
-from cleanup_tasks.staleness import State, is_orphan_ripe, judge, judge_value
-
-if TYPE_CHECKING:
-    from cleanup_tasks.cluster import Cluster, Node
+from cleanup_tasks.engines.batch import ABSENT, FIELD, Answer, Batch
+from cleanup_tasks.engines.by_slot import BySlot
+from cleanup_tasks.engines.engine import Engine
+from cleanup_tasks.servers.cluster import ROUNDS, Cluster, KeyCommand
+from cleanup_tasks.servers.errors import REDIRECTIONS, ScriptingRefused, is_transient, is_wrong_type
+from cleanup_tasks.servers.nodes import Node
 
 
 class ClusterEngine:
-    """Takes a batch apart by slots and has each slot's step done by the engine of its primary."""
+    """Takes a batch apart by slots. An `Engine`."""
 
-    def __init__(self, cluster: "Cluster", make: Callable[[Redis], NodeEngine]) -> None:
+    #: Batches that it takes at once.
+    in_flight = 1
+
+    def __init__(self, cluster: Cluster, make: Callable[[Redis], Engine]) -> None:
         """`make` gives the engine of one primary."""
+        self.make = make
         self._cluster = cluster
-        self._make = functools.cache(make)
-        self.name = str(getattr(make, "name", ""))
+        self._nodes: dict[Node, Engine] = {}
+        self._waiting: deque[Batch] = deque()
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
-        """See `Engine.reap`; what can't be done now has the verdict FAILED, and the rest is done."""
-        yield  # all servers are asked at once, in threads; there is nothing to send ahead
+    @property
+    def pending(self) -> int:
+        """See `Engine.pending`."""
+        return len(self._waiting)
+
+    def open(self) -> None:
+        """See `Engine.open`: on each primary; one that is lost is left to `receive`."""
+        for node in self._cluster.primaries:
+            try:
+                self._engine(node).open()
+            except RedisError as error:
+                self._lose(node, error)
+                self._cluster.note(error)
+
+    def send(self, batches: Sequence[Batch]) -> None:
+        """See `Engine.send`; all the work is done by `receive`."""
+        if not self._nodes:
+            self.open()
+        self._waiting.extend(batches)
+
+    def receive(self) -> tuple[Batch, Answer]:
+        """See `Engine.receive`."""
+        batch = self._waiting.popleft()
         self._cluster.look_for_successors()
-        plan = Plan.scattered(batch) if batch.orphaned else Plan.of(batch)
-        tally = _Tally(batch)
-        known = self._cluster.existing(map(keys.heartbeat, batch.unseen))
-        now_ms, activities = self._cluster.read(map(keys.activity, batch.unseen))
-        newcomers = frozenset(
-            id_
-            for id_ in batch.unseen
-            if known.get(keys.heartbeat(id_))
-            or judge_value(activities.get(keys.activity(id_)), now_ms, threshold_s) is State.ACTIVE
-        )
-        if newcomers:
-            return Outcome(newcomers=newcomers)
-        asked = {owner for owners in plan.apart.values() for owner in owners}
-        tally.verdicts = (self._look_at_orphans if batch.orphaned else self._look)(asked, threshold_s)
-        unknown = {
-            id_
-            for id_ in batch.unseen
-            if keys.heartbeat(id_) not in known or keys.activity(id_) not in activities
-        }
-        if unknown:
-            tally.fail(batch.owners_beside(unknown))
-        self._reap_apart(plan, tally, dry_run)
-        if batch.orphaned and not batch.partial and not dry_run:
-            self._forget([id_ for id_, verdict in tally.verdicts.items() if verdict == REAPED], tally)
-        gone_on = {id_ for id_ in batch.own if tally.verdicts.get(id_, REAPED) == REAPED}
-        self._reap_steps([step.of(gone_on) for step in plan.steps], tally, threshold_s, dry_run)
-        return tally.outcome()
+        work = BySlot(batch, self._cluster.slot_of)
+        self._look(work)
+        self._delete_apart(work)
+        self._delete_together(work)
+        return batch, work.answer()
 
-    def _look(self, coordinators: set[bytes], threshold_s: int) -> dict[bytes, int]:
-        """A verdict for each coordinator, by what its heartbeat and activity say now."""
-        pairs = {id_: (keys.heartbeat(id_), keys.activity(id_)) for id_ in coordinators}
-        now_ms, values = self._cluster.read(key for pair in pairs.values() for key in pair)
-        silent = [beat for beat, _ in pairs.values() if values.get(beat, b"") is None]
-        there = self._cluster.existing(silent)
-        verdicts = {}
-        for id_, (beat, worked) in pairs.items():
-            if beat not in values or worked not in values or (values[beat] is None and beat not in there):
-                verdicts[id_] = FAILED
-            elif values[beat] is None and not there[beat]:
-                verdicts[id_] = GONE
-            else:
-                verdicts[id_] = VERDICTS[judge(values[beat], values[worked], now_ms, threshold_s)]
-        return verdicts
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._waiting.clear()
+        for node in list(self._nodes):
+            self._nodes.pop(node).close()
 
-    def _look_at_orphans(self, coordinators: set[bytes], threshold_s: int) -> dict[bytes, int]:
-        """The same for coordinators that must have no heartbeat."""
-        notes = self._cluster.client_for(keys.SIGHTINGS)
-        ids = list(coordinators)
-        first_seen = dict(zip(ids, cast(list[bytes | None], notes.hmget(keys.SIGHTINGS, ids)), strict=True))
-        now_ms, activities = self._cluster.read(map(keys.activity, ids))
-        there = self._cluster.existing(map(keys.heartbeat, ids))
-        verdicts = {}
-        for id_ in ids:
-            beat, worked = keys.heartbeat(id_), keys.activity(id_)
-            if beat not in there or worked not in activities:
-                verdicts[id_] = FAILED
-            elif there[beat]:
-                verdicts[id_] = ACTIVE
-            else:
-                ripe = is_orphan_ripe(activities[worked], first_seen[id_], now_ms, threshold_s)
-                verdicts[id_] = REAPED if ripe else UNRIPE
-        return verdicts
-
-    def _forget(self, orphans: list[bytes], tally: "_Tally") -> None:
-        try:
-            if orphans:
-                self._cluster.client_for(keys.SIGHTINGS).hdel(keys.SIGHTINGS, *orphans)
-        except RedisError as error:
-            # what was deleted must be told all the same
-            self._note(error, tally)
-
-    def _reap_apart(self, plan: "Plan", tally: "_Tally", dry_run: bool) -> None:
-        """Remove the keys whose owners, all of them, are stale as of just now."""
-        doomed = [
-            key
-            for key, owners in plan.apart.items()
-            if all(tally.verdicts[owner] == REAPED for owner in owners)
+    def _look(self, work: BySlot) -> None:
+        """Keep the groups of which a guard has changed, and give up those of which one can't be asked."""
+        batch = work.batch
+        if 0 < self._cluster.now_ms() < batch.judged_at_ms:
+            work.keep(range(len(batch.subjects)))
+            return
+        fields = iter(batch.fields)
+        questions: list[KeyCommand] = [
+            ("HMGET", key, next(fields)) if kind == FIELD else ("EXISTS" if kind == ABSENT else "MGET", key)
+            for key, kind in zip(batch.guards, batch.kinds, strict=True)
         ]
-        counts = self._cluster.ask("EXISTS" if dry_run else "UNLINK", doomed)
-        tally.deleted += sum(counts.values())
-        for key in doomed:
-            if key not in counts:
-                tally.fail(plan.apart[key])
+        answers = self._cluster.ask(questions)
+        changed: set[int] = set()
+        unknown: set[int] = set()
+        for number, answer in enumerate(answers):
+            if isinstance(answer, Exception) and is_wrong_type(answer):
+                changed.add(number)
+            elif self._cluster.failed(answer):
+                unknown.add(number)
+            elif answer != (0 if batch.kinds[number] == ABSENT else [batch.expected[number]]):
+                changed.add(number)
+        work.keep(batch.kept(changed))
+        work.fail(batch.kept(unknown))
 
-    def _reap_steps(self, steps: list[Batch], tally: "_Tally", threshold_s: int, dry_run: bool) -> None:
-        from cleanup_tasks.cluster import ROUNDS
+    def _delete_apart(self, work: BySlot) -> None:
+        """Delete what is in other slots than the step of its group."""
+        command = "EXISTS" if work.batch.dry_run else "UNLINK"
+        doomed, groups = work.apart()
+        for number, answer in zip(groups, self._cluster.ask([(command, key) for key in doomed]), strict=True):
+            if isinstance(answer, RedisError):
+                work.fail([number])
+                self._note(answer, work)
+            else:
+                work.deleted += answer
 
-        for attempt in range(ROUNDS):
-            again: list[Batch] = []
+    def _delete_together(self, work: BySlot) -> None:
+        """Have the engine delete what shares a slot with its guards."""
+        attempt = 0
+        while steps := work.next_steps():
             redirections: list[Exception] = []
-            for step, answer in self._each_step([step for step in steps if step.own], threshold_s, dry_run):
-                if isinstance(answer, Outcome):
-                    if answer.newcomers:
-                        again.append(step.without(answer.newcomers))
-                    elif answer.contended:
-                        again += step.halves() or [step]
-                    else:
-                        tally.add(step, answer)
-                elif is_redirection(answer):
+            for slot, answer in self._each_step(steps):
+                if isinstance(answer, Answer):
+                    work.add(steps[slot], answer)
+                elif isinstance(answer, REDIRECTIONS) and attempt < ROUNDS:
                     redirections.append(answer)
-                    again.append(step)
                 else:
-                    tally.fail(step.own)
-                    self._note(answer, tally)
-            steps = again
-            if not steps:
-                return
+                    work.fail(steps[slot].subjects)
+                    self._note(answer, work)
             if redirections:
                 self._cluster.follow(attempt, redirections)
-        for step in steps:
-            tally.fail(step.own)
-        self._note(TryAgainError("heartbeats changed, or slots were on the move, all the time"), tally)
+                attempt += 1
 
-    def _each_step(
-        self, steps: list[Batch], threshold_s: int, dry_run: bool
-    ) -> Iterator[tuple[Batch, Answer]]:
-        """What became of each step, the primaries side by side."""
-        by_node: dict[Node, list[Batch]] = defaultdict(list)
-        for step in steps:
+    def _each_step(self, steps: dict[int, Batch]) -> Iterator[tuple[int, Answer | Exception]]:
+        """What became of the step of each slot, the primaries side by side."""
+        by_node: dict[Node, list[int]] = defaultdict(list)
+        for slot in steps:
             try:
-                by_node[self._cluster.owner(key_slot(keys.heartbeat(next(iter(step.own)))))].append(step)
+                by_node[self._cluster.owner(slot)].append(slot)
             except RedisError as error:
-                yield step, error
+                yield slot, error
+        while by_node:
+            sent: dict[Node, list[int]] = {}
+            for node, slots in list(by_node.items()):
+                try:
+                    engine = self._engine(node)
+                    now, later = slots[: engine.in_flight], slots[engine.in_flight :]
+                    engine.send([steps[slot] for slot in now])
+                except (RedisError, ScriptingRefused) as error:
+                    self._lose(node, error)
+                    yield from ((slot, error) for slot in slots)
+                    del by_node[node]
+                    continue
+                sent[node], by_node[node] = now, later
+                if not later:
+                    del by_node[node]
+            for node, slots in sent.items():
+                for slot in slots:
+                    yield slot, self._answer_of(node)
 
-        def work(node_steps: list[Batch]) -> Callable[[Redis], list[Answer]]:
-            return lambda client: self._make(client).reap_each(node_steps, threshold_s, dry_run=dry_run)
+    def _answer_of(self, node: Node) -> Answer | Exception:
+        try:
+            return self._engine(node).receive()[1]
+        except (RedisError, ScriptingRefused) as error:
+            self._lose(node, error)
+            return error
 
-        answers = self._cluster.side_by_side({node: work(some) for node, some in by_node.items()})
-        for node, answer in answers.items():
-            each = [answer] * len(by_node[node]) if isinstance(answer, RedisError) else answer
-            yield from zip(by_node[node], each, strict=True)
+    def _engine(self, node: Node) -> Engine:
+        if node in self._cluster.nodes.down:
+            raise self._cluster.nodes.down[node]
+        if node not in self._nodes:
+            self._nodes[node] = self.make(self._cluster.nodes.client(node))
+        return self._nodes[node]
 
-    def _note(self, error: RedisError | ScriptingRefused, tally: "_Tally") -> None:
+    def _lose(self, node: Node, error: Exception) -> None:
+        if isinstance(error, RedisError):
+            self._cluster.nodes.lose(node, error)
+        if node in self._cluster.nodes.down and node in self._nodes:
+            self._nodes.pop(node).close()
+
+    def _note(self, error: Exception, work: BySlot) -> None:
         if isinstance(error, RedisError) and is_transient(error):
             self._cluster.note(error)
         else:
-            tally.fatal = tally.fatal or error
-
-
-def is_redirection(error: Exception) -> bool:
-    """Whether a server did nothing, for the slot is elsewhere or on its way (ASK, MOVED, TRYAGAIN)."""
-    from cleanup_tasks.cluster import REDIRECTIONS
-
-    return isinstance(error, REDIRECTIONS)
-
-
-@dataclass(slots=True)
-class Plan:
-    """A batch taken apart by slots."""
-
-    #: Key -> its owners: what can't be in the step of its owners' heartbeats.
-    apart: dict[bytes, list[bytes]] = field(default_factory=dict)
-    #: One for each slot that holds heartbeats: these, and what goes with them in one atomic step. It checks
-    #: the unseen of its own slot once more; the look before it has checked all.
-    steps: list[Batch] = field(default_factory=list)
-
-    @classmethod
-    def scattered(cls, batch: Batch) -> "Plan":
-        """The plan for orphans, which have no heartbeat that could go last."""
-        plan = cls(apart=dict(batch.shared))
-        for id_ in batch.own:
-            # never the heartbeat: it was not there, and if it is now its owner lives
-            activity = () if batch.partial else (keys.activity(id_),)
-            plan.apart.update((key, [id_]) for key in (*activity, *batch.own[id_]))
-        return plan
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Plan":
-        """The plan for a batch."""
-        plan = cls()
-        slots = {id_: key_slot(keys.heartbeat(id_)) for id_ in batch.own}
-        unseen_slots = {id_: key_slot(keys.heartbeat(id_)) for id_ in batch.unseen}
-        by_slot: dict[int, Batch] = defaultdict(lambda: Batch(partial=True))
-        for id_, own in batch.own.items():
-            step = by_slot[slots[id_]]
-            heartbeat, activity = keys.heartbeat(id_), keys.activity(id_)
-            together = step.own[id_] = [] if batch.partial else [heartbeat]
-            if key_slot(activity) != slots[id_]:
-                step.beat_alone.add(id_)
-                if not batch.partial:
-                    plan.apart[activity] = [id_]
-            elif not batch.partial:
-                together.append(activity)
-            for key in own:
-                if key_slot(key) == slots[id_]:
-                    together.append(key)
-                else:
-                    plan.apart[key] = [id_]
-        for key, owners in batch.shared.items():
-            slot = slots[owners[0]]
-            if key_slot(key) == slot and all(slots[owner] == slot for owner in owners):
-                by_slot[slot].shared[key] = owners
-            else:
-                plan.apart[key] = owners
-        for slot, step in by_slot.items():
-            step.unseen = {id_ for id_ in batch.unseen if unseen_slots[id_] == slot}
-            step.beat_alone |= {id_ for id_ in step.unseen if key_slot(keys.activity(id_)) != slot}
-            if batch.partial:
-                held = {owner for owners in step.shared.values() for owner in owners}
-                step = step.of({id_ for id_, own in step.own.items() if own or id_ in held})
-            plan.steps.append(step)
-        return plan
-
-
-class _Tally:
-    """What becomes of a batch."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self.verdicts: dict[bytes, int] = {}
-        self.deleted = 0
-        self.fatal: RedisError | ScriptingRefused | None = None
-
-    def fail(self, coordinators: Iterable[bytes]) -> None:
-        """Note that some of these coordinators' keys could not be dealt with."""
-        for id_ in coordinators:
-            if self.verdicts.get(id_, REAPED) == REAPED:
-                self.verdicts[id_] = FAILED
-
-    def add(self, step: Batch, outcome: Outcome) -> None:
-        """Note what a step did."""
-        self.deleted += outcome.deleted
-        self.verdicts.update(zip(step.own, outcome.coordinators, strict=True))
-
-    def outcome(self) -> Outcome:
-        """All of it."""
-        return Outcome(
-            coordinators=[self.verdicts.get(id_, REAPED) for id_ in self._batch.own],
-            shared=[
-                min(self.verdicts.get(owner, REAPED) for owner in owners)
-                for owners in self._batch.shared.values()
-            ],
-            deleted=self.deleted,
-            fatal=self.fatal,
-        )
+            work.error = work.error or error

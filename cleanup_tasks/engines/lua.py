@@ -1,145 +1,152 @@
-"""The Lua engine: one script call judges and reaps a batch."""
+"""The Lua engine: one script call compares and deletes a batch."""
 
 import hashlib
-from dataclasses import dataclass
+from array import array
+from collections import deque
+from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
+from sys import byteorder
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from cleanup_tasks import keys
-from cleanup_tasks.batch import Batch
-from cleanup_tasks.engines import REAPED, Answer, Outcome, Reaping, ScriptingRefused
-from cleanup_tasks.failures import is_server_trouble
-from cleanup_tasks.line import Command, Line
+from cleanup_tasks.engines.batch import Answer, Batch, EngineName
+from cleanup_tasks.servers.errors import ScriptingRefused, is_about_the_server
+from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
 
-SCRIPT_NAME = "cleanup_blocking_coordination.lua"
+SCRIPT_NAME = "delete_if_unchanged.lua"
+#: A time that the script takes and that has passed.
+EARLIEST_MS = 10**12
 
 
-def script_source() -> str:
-    """The script's text: from the installed package, or from a checkout's ``lua/``.
+def script_source(name: str = SCRIPT_NAME) -> str:
+    """The text of a script: from the installed package, or from a checkout's ``lua/``.
 
     Raises:
         ScriptingRefused: it is in neither place.
     """
-    packaged = files("cleanup_tasks") / "lua" / SCRIPT_NAME
-    checkout = Path(__file__).parents[2] / "lua" / SCRIPT_NAME
+    packaged = files("cleanup_tasks") / "lua" / name
+    checkout = Path(__file__).parents[2] / "lua" / name
     for place in (packaged, checkout):
         if place.is_file():
             return place.read_text(encoding="utf-8")
-    raise ScriptingRefused(f"script not found: {SCRIPT_NAME}")
+    raise ScriptingRefused(f"script not found: {name}")
 
 
 class LuaEngine:
-    """Reaps by EVALSHA, every key declared."""
+    """Deletes by EVALSHA, every key declared. An `Engine`."""
 
-    name = "lua"
+    name: EngineName = "lua"
 
-    def __init__(self, client: Redis) -> None:
-        """Use this client; raises ScriptingRefused where the script's file is missing."""
+    def __init__(self, client: Redis, in_flight: int = 2) -> None:
+        """Use this client, with `in_flight` batches under way at once.
+
+        Raises:
+            ScriptingRefused: the script's file is missing.
+        """
+        self.in_flight = in_flight
         self._client = client
         self._source = script_source()
         self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+        self._sent: deque[Batch] = deque()
+        #: Answers that were taken in ahead of their turn.
+        self._early: deque[Any] = deque()
+        self._connection: PipelinedConnection | None = None
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
-        """See `Engine.reap`; raises ScriptingRefused where scripting is the trouble."""
-        call = _Call.of(batch, threshold_s, dry_run)
-        with Line(self._client) as line:
-            line.send(call.command(self._sha))
-            yield
-            try:
-                try:
-                    return call.outcome(line.receive())
-                except NoScriptError:  # so nothing was done
-                    line.ask("SCRIPT", "LOAD", self._source)
-                    return call.outcome(line.ask(*call.command(self._sha)))
-            except ResponseError as error:
-                refusal = _as_refusal(error)
-                if refusal is error:
-                    raise
-                raise refusal from error
+    @property
+    def pending(self) -> int:
+        """See `Engine.pending`."""
+        return len(self._sent)
 
-    def reap_each(self, batches: list[Batch], threshold_s: int, *, dry_run: bool) -> list[Answer]:
-        """See `NodeEngine.reap_each`; raises what the client raises where the connection is lost."""
-        calls = [_Call.of(batch, threshold_s, dry_run) for batch in batches]
-        with Line(self._client) as line:
-            answers = self._ask_each(line, calls)
-            unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if unknown:
-                try:
-                    line.ask("SCRIPT", "LOAD", self._source)
-                    anew = self._ask_each(line, [calls[number] for number in unknown])
-                except ResponseError as error:
-                    anew = [error] * len(unknown)
-                for number, answer in zip(unknown, anew, strict=True):
-                    answers[number] = answer
-        return [_as_refusal(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+    def open(self) -> None:
+        """See `Engine.open`: load the script, and call it with nothing to do."""
+        if self._connection is None:
+            self._connection = PipelinedConnection(self._client).open()
+        try:
+            self._connection.ask("SCRIPT", "LOAD", self._source)
+            self._connection.ask(*self._call(Batch(EARLIEST_MS, dry_run=True)))
+        except ResponseError as error:
+            raise _as_refusal(error) from error
 
-    def _ask_each(self, line: Line, calls: "list[_Call]") -> list[Outcome | ResponseError]:
-        answers: list[Outcome | ResponseError] = []
-        line.send(*(call.command(self._sha) for call in calls))
-        for call in calls:
-            try:
-                answers.append(call.outcome(line.receive()))
-            except ResponseError as error:
-                answers.append(error)
-        return answers
+    def send(self, batches: Sequence[Batch]) -> None:
+        """See `Engine.send`."""
+        if self._connection is None:
+            self.open()
+        # whoever is interrupted before all of it was sent must not wait for an answer
+        self._opened.send(*map(self._call, batches))
+        self._sent.extend(batches)
 
+    def receive(self) -> tuple[Batch, Answer]:
+        """See `Engine.receive`."""
+        connection = self._opened
+        with connection.lost_if_interrupted():
+            answer = self._early.popleft() if self._early else connection.receive_each(1)[0]
+            if isinstance(answer, NoScriptError):  # somebody flushed the scripts, so nothing was done
+                answer = self._send_again(answer)
+            batch = self._sent.popleft()
+            if isinstance(answer, ResponseError):
+                raise _as_refusal(answer) from answer
+            deleted, kept = answer
+            return batch, Answer(deleted, kept)
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """KEYS and ARGV for a batch, as the script's head describes them."""
+    def close(self) -> None:
+        """See `Engine.close`."""
+        connection, self._connection = self._connection, None
+        self._sent.clear()
+        self._early.clear()
+        if connection is not None:
+            connection.close()
 
-    names: list[bytes]
-    arguments: list[bytes | str]
-    coordinators: int
-    shared: int
-    unseen: list[bytes]
+    @property
+    def _opened(self) -> PipelinedConnection:
+        assert self._connection is not None, "nothing was sent"
+        return self._connection
 
-    @classmethod
-    def of(cls, batch: Batch, threshold_s: int, dry_run: bool) -> "_Call":
-        unseen = list(batch.unseen)
-        beats, activities = batch.judged_keys(unseen)
-        names = beats + activities
-        beats, activities = batch.judged_keys(batch.own)
-        names += beats
-        names += activities
-        for own in batch.own.values():
-            names += own
-        names += batch.shared
-        if batch.orphaned:
-            names.append(keys.SIGHTINGS)
-        numbers = {id_: number for number, id_ in enumerate(batch.own, start=1)} if batch.shared else {}
-        lines = batch.snapshot.lines_of(batch.own)
-        figures = [threshold_s, dry_run, batch.partial, len(batch.own), len(unseen), batch.orphaned]
+    def _send_again(self, first: Any) -> Any:
+        """Load the script anew, and send again all that was answered NOSCRIPT; returns the first answer."""
+        taken = [first, *self._early]
+        answers = [*taken, *self._opened.receive_each(len(self._sent) - len(taken))]
+        again = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        self.open()
+        self._opened.send(*(self._call(self._sent[number]) for number in again))
+        for number, answer in zip(again, self._opened.receive_each(len(again)), strict=True):
+            answers[number] = answer
+        self._early = deque(answers[1:])
+        return answers[0]
+
+    def _call(self, batch: Batch) -> Command:
+        """The call for a batch, as the script's head describes it."""
         arguments: list[bytes | str] = [
-            *(str(int(figure)) for figure in figures),
-            ",".join(map(str, map(len, batch.own.values()))),
-            ";".join(",".join(str(numbers[owner]) for owner in owners) for owners in batch.shared.values()),
+            str(batch.judged_at_ms),
+            str(int(batch.dry_run)),
+            str(len(batch.keys)),
+            bytes(batch.kinds),
+            _layout(batch),
         ]
-        if lines is not None:
-            arguments += [str(batch.snapshot.at_ms), lines]
-        return cls(names, arguments, len(batch.own), len(batch.shared), unseen)
-
-    def command(self, sha: str) -> Command:
-        return ("EVALSHA", sha, str(len(self.names)), *self.names, *self.arguments)
-
-    def outcome(self, answer: Any) -> Outcome:
-        verdicts, deleted, newcomers = answer
-        if not verdicts and not newcomers:  # short for "all of them"
-            verdicts = [REAPED] * (self.coordinators + self.shared)
-        return Outcome(
-            coordinators=verdicts[: self.coordinators],
-            shared=verdicts[self.coordinators :],
-            deleted=deleted,
-            newcomers=frozenset(self.unseen[number - 1] for number in newcomers),
+        return (
+            *("EVALSHA", self._sha, str(len(batch.guards) + len(batch.keys))),
+            *batch.guards,
+            *batch.keys,
+            *arguments,
+            *(value or b"" for value in batch.expected),
+            *batch.fields,
         )
+
+
+def _layout(batch: Batch) -> bytes:
+    """How many guards each group has, their numbers, and how many keys; 16 bits each, low byte first."""
+    groups = zip(batch.group_guards, batch.group_sizes, strict=True)
+    numbers = array("H", chain.from_iterable((len(guards), *guards, size) for guards, size in groups))
+    if byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 def _as_refusal(error: ResponseError) -> ResponseError | ScriptingRefused:
     """ScriptingRefused where scripting is the trouble, else the error itself."""
-    if is_server_trouble(error) or (isinstance(error, NoPermissionError) and "to access" in str(error)):
+    if is_about_the_server(error) or (isinstance(error, NoPermissionError) and "to access" in str(error)):
         return error
     return ScriptingRefused(str(error))

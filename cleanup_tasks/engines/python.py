@@ -1,156 +1,204 @@
 """The Python engine: the same step without scripting, by WATCH, MULTI and EXEC."""
 
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from cleanup_tasks import keys
-from cleanup_tasks.batch import Batch
-from cleanup_tasks.connection import time_ms
-from cleanup_tasks.engines import ACTIVE, GONE, REAPED, UNRIPE, VERDICTS, Answer, Outcome, Reaping, finish
-from cleanup_tasks.line import Command, Line
-from cleanup_tasks.staleness import State, is_orphan_ripe, judge, judge_value
+from cleanup_tasks.engines.batch import ABSENT, FIELD, NO_STRING, VALUE, Answer, Batch, EngineName
+from cleanup_tasks.servers.client import time_ms
+from cleanup_tasks.servers.errors import is_wrong_type
+from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
 
-#: Transactions that `PythonEngine.reap_each` has open at once, each on a connection of its own.
-OPEN_AT_ONCE = 16
+#: How often a batch is tried when its guards change between the look and the deletion.
+ATTEMPTS = 5
 
 
 class PythonEngine:
-    """Reaps by optimistic locking: if what was judged changes, nothing happens and it is judged again."""
+    """Deletes by optimistic locking: if a guard changes after the look, nothing happens. An `Engine`."""
 
-    name = "python"
+    name: EngineName = "python"
 
-    def __init__(self, client: Redis) -> None:
-        """Use this client."""
+    def __init__(self, client: Redis, in_flight: int = 2, *, ordered: bool = True) -> None:
+        """Use this client.
+
+        Args:
+            client: of one server.
+            in_flight: batches that the server may be busy with at once.
+            ordered: whether a batch may depend on those before: its deletion is sent when theirs are done.
+        """
         self._client = client
+        self._ordered = ordered
+        self._under_way: deque[_Transaction] = deque()
+        self._idle: list[PipelinedConnection] = []
+        #: One more, for while one is deleted the next is looked at, and the one after that is on its way.
+        self.in_flight = in_flight + 1
 
-    def reap(self, batch: Batch, threshold_s: int, *, dry_run: bool) -> Reaping:
-        """See `Engine.reap`."""
-        with Line(self._client) as line:
-            look = _Look(line, batch, threshold_s)
-            yield
-            look.wait()
-            newcomers = look.newcomers()
-            if newcomers:
-                line.ask("UNWATCH")
-                return Outcome(newcomers=newcomers)
-            verdicts = dict(zip(batch.own, self._judge(look), strict=True))
-            shared = [min(verdicts[owner] for owner in owners) for owners in batch.shared.values()]
-            doomed = look.doomed(verdicts, shared)
-            if not doomed:
-                line.ask("UNWATCH")
-                return Outcome(list(verdicts.values()), shared)
-            commands: list[Command] = [("EXISTS" if dry_run else "UNLINK", *doomed)]
-            if batch.orphaned and not batch.partial and not dry_run:
-                reaped = [id_ for id_, verdict in verdicts.items() if verdict == REAPED]
-                commands.append(("HDEL", keys.SIGHTINGS, *reaped))
-            line.send(("MULTI",), *commands, ("EXEC",))
-            yield
-            for _queued in ("MULTI", *commands):
-                line.receive()
-            answers: list[Any] | None = line.receive()
-        if answers is None:
-            return Outcome(contended=True)
-        errors = [answer for answer in answers if isinstance(answer, RedisError)]
-        deleted = 0 if answers[0] in errors else answers[0]
-        return Outcome(list(verdicts.values()), shared, deleted, fatal=errors[0] if errors else None)
+    @property
+    def pending(self) -> int:
+        """See `Engine.pending`."""
+        return len(self._under_way)
 
-    def reap_each(self, batches: list[Batch], threshold_s: int, *, dry_run: bool) -> list[Answer]:
-        """See `NodeEngine.reap_each`; with a lost connection no further batch is tried."""
-        answers: list[Answer] = []
-        for start in range(0, len(batches), OPEN_AT_ONCE):
-            some = batches[start : start + OPEN_AT_ONCE]
-            answers += finish(self.reap(batch, threshold_s, dry_run=dry_run) for batch in some)
-            lost = [
-                answer
-                for answer in answers
-                if isinstance(answer, RedisError) and not isinstance(answer, ResponseError)
-            ]
-            if lost:
-                return answers + lost[:1] * (len(batches) - len(answers))
+    def open(self) -> None:
+        """See `Engine.open`."""
+        with PipelinedConnection(self._client) as connection:
+            connection.send(("MULTI",), ("EXEC",))
+            connection.receive()
+            connection.receive()
+
+    def send(self, batches: Sequence[Batch]) -> None:
+        """See `Engine.send`."""
+        for batch in batches:
+            connection = self._idle.pop() if self._idle else PipelinedConnection(self._client).open()
+            transaction = _Transaction(connection, batch)
+            try:
+                transaction.look()
+            except BaseException:
+                connection.close()
+                raise
+            self._under_way.append(transaction)
+
+    def receive(self) -> tuple[Batch, Answer]:
+        """See `Engine.receive`."""
+        if not self._ordered:
+            for transaction in self._under_way:
+                transaction.decide()
+        transaction = self._under_way[0]
+        try:
+            transaction.decide()
+            with transaction.connection.lost_if_interrupted():
+                answer = self._answer(transaction)
+                self._idle.append(transaction.connection)
+        except RedisError:
+            transaction.connection.discard()
+            raise
+        finally:
+            self._under_way.popleft()
+        if self._under_way:
+            self._under_way[0].decide()
+        return transaction.batch, answer
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        while self._idle:
+            self._idle.pop().close()
+        while self._under_way:
+            self._under_way.popleft().connection.discard()
+
+    @staticmethod
+    def _answer(transaction: "_Transaction") -> Answer:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                transaction.look()
+                transaction.decide()
+            answer = transaction.result()
+            if answer is not None:
+                return answer
+        return Answer(failed=list(range(len(transaction.batch.subjects))))
+
+
+class _Transaction:
+    """A batch on its way, on a connection of its own."""
+
+    def __init__(self, connection: PipelinedConnection, batch: Batch) -> None:
+        self.connection = connection
+        self.batch = batch
+        self._questions: list[Command] = []
+        #: Commands whose answers are still to come; None: it is not decided yet.
+        self._commands: list[Command] | None = None
+        #: Why it could not be decided.
+        self._error: RedisError | None = None
+        self._kept: list[int] = []
+
+    def look(self) -> None:
+        """Ask for what the guards say now; all that is read is watched before."""
+        batch = self.batch
+        self._commands = None
+        absent = [key for key, kind in zip(batch.guards, batch.kinds, strict=True) if kind == ABSENT]
+        fields = [key for key, kind in zip(batch.guards, batch.kinds, strict=True) if kind == FIELD]
+        values: list[Command] = []
+        if batch.guards:
+            values = [("WATCH", *dict.fromkeys(batch.guards)), ("MGET", *batch.guards)]
+        self._questions = [
+            ("TIME",),
+            *values,
+            *(("EXISTS", key) for key in absent),
+            *(("HMGET", key, name) for key, name in zip(fields, batch.fields, strict=True)),
+            # Answered before anything is deleted: where MULTI is refused, an UNLINK sent behind it would be
+            # done at once, whatever has changed.
+            ("MULTI",),
+        ]
+        self.connection.send(*self._questions)
+
+    def decide(self) -> None:
+        """Take in the look, and ask for the deletion of what has not changed."""
+        if self._commands is not None or self._error is not None:
+            return
+        try:
+            with self.connection.lost_if_interrupted():
+                clock, *answers, _multi = self._answers()
+                doomed = self._doomed(time_ms(clock), answers)
+                delete = ("EXISTS" if self.batch.dry_run else "UNLINK", *doomed)
+                self._commands = [delete, ("EXEC",)] if doomed else [("EXEC",)]
+                self.connection.send(*self._commands)
+        except RedisError as error:
+            self._error = error
+
+    def _answers(self) -> list[Any]:
+        """What was answered to the look; a hash that is no hash any more is an answer like others."""
+        answers = self.connection.receive_each(len(self._questions))
+        for question, answer in zip(self._questions, answers, strict=True):
+            if isinstance(answer, ResponseError) and not (question[0] == "HMGET" and is_wrong_type(answer)):
+                raise answer
         return answers
 
-    def _judge(self, look: "_Look") -> list[int]:
-        """A verdict per coordinator of the batch."""
-        return look.verdicts_on_orphans() if look.batch.orphaned else look.verdicts()
+    def result(self) -> Answer | None:
+        """What was done; None where a guard changed after the look, so that nothing was.
 
+        Raises what went wrong here or in `decide`.
+        """
+        if self._error is not None:
+            raise self._error
+        assert self._commands is not None
+        answers = self.connection.receive_each(len(self._commands))
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer  # the first says why; an EXEC that was aborted only says that
+        if len(answers) == 1:
+            return Answer(0, self._kept)
+        if answers[-1] is None:
+            return None
+        (deleted,) = answers[-1]
+        if isinstance(deleted, ResponseError):
+            raise deleted
+        return Answer(deleted, self._kept)
 
-class _Look:
-    """What decides about a batch: every value is read after it is watched."""
+    def _doomed(self, now_ms: int, answers: list[Any]) -> list[bytes]:
+        """The keys that go by what was answered about the guards at that time."""
+        batch = self.batch
+        if now_ms < batch.judged_at_ms:
+            self._kept = list(range(len(batch.subjects)))
+            return []
+        self._kept = batch.kept(self._changed(answers) if answers else set())
+        if not self._kept:
+            return batch.keys
+        groups = batch.group_keys()
+        kept = set(self._kept)
+        return [key for number, keys in enumerate(groups) if number not in kept for key in keys]
 
-    def __init__(self, line: Line, batch: Batch, threshold_s: int) -> None:
-        """Ask; the answers come with `wait`."""
-        self.batch = batch
-        self._line = line
-        self._threshold_s = threshold_s
-        self._unseen = list(batch.unseen)
-        self._guards = batch.judged_keys(self._unseen)
-        self._beats, self._activities = batch.judged_keys(batch.own)
-        judged, guards = [*self._beats, *self._activities], [*self._guards[0], *self._guards[1]]
-        notes = [keys.SIGHTINGS] if batch.orphaned else []
-        self._asked: list[Command] = [("EXISTS", *guards)] if guards else []
-        line.send(("WATCH", *judged, *guards, *notes), ("TIME",), ("MGET", *judged), *self._asked)
-
-    def wait(self) -> None:
-        """Take in the answers."""
-        self._line.receive()
-        self._now_ms = time_ms(self._line.receive())
-        values = self._line.receive()
-        self._beat_values = values[: len(self._beats)]
-        self._activity_values = values[len(self._beats) :]
-        self._alarm = any(self._line.receive() for _question in self._asked)
-
-    def newcomers(self) -> frozenset[bytes]:
-        """Those of the unseen that gave a sign of life."""
-        if not self._alarm:
-            return frozenset()
-        beats, activities = self._guards
-        beating = self._existing(beats)
-        rows = zip(self._unseen, beats, self._line.ask("MGET", *activities), strict=True)
-        return frozenset(
-            id_
-            for id_, beat, worked in rows
-            if beat in beating or judge_value(worked, self._now_ms, self._threshold_s) is State.ACTIVE
-        )
-
-    def verdicts(self) -> list[int]:
-        """A verdict per coordinator."""
-        beats, activities = self._beat_values, self._activity_values
-        found_stale = self.batch.snapshot.of(self.batch.own)
-        if self.batch.snapshot.at_ms <= self._now_ms and found_stale == [
-            value or b"" for value in (*beats, *activities)
-        ]:
-            return [REAPED] * len(beats)
-        missing = [name for name, beat in zip(self._beats, beats, strict=True) if beat is None]
-        gone = set(missing) - self._existing(missing)
-        return [
-            GONE if name in gone else VERDICTS[judge(beat, activity, self._now_ms, self._threshold_s)]
-            for name, beat, activity in zip(self._beats, beats, activities, strict=True)
-        ]
-
-    def verdicts_on_orphans(self) -> list[int]:
-        """The same for coordinators that must have no heartbeat."""
-        beating = self._existing(self._beats)
-        notes = self._line.ask("HMGET", keys.SIGHTINGS, *self.batch.own)
-        verdicts = []
-        for name, activity, first_seen in zip(self._beats, self._activity_values, notes, strict=True):
-            ripe = is_orphan_ripe(activity, first_seen, self._now_ms, self._threshold_s)
-            verdicts.append(ACTIVE if name in beating else REAPED if ripe else UNRIPE)
-        return verdicts
-
-    def doomed(self, verdicts: dict[bytes, int], shared: list[int]) -> list[bytes]:
-        """The keys that go by these verdicts on coordinators and shared records."""
-        doomed = [key for key, verdict in zip(self.batch.shared, shared, strict=True) if verdict == REAPED]
-        for (id_, verdict), *judged in zip(verdicts.items(), self._beats, self._activities, strict=True):
-            if verdict == REAPED:
-                doomed += self.batch.own[id_]
-                doomed += () if self.batch.partial else judged
-        return doomed
-
-    def _existing(self, names: list[bytes]) -> set[bytes]:
-        """Which keys there are, of whatever type."""
-        if not names or not self._line.ask("EXISTS", *names):  # usually none, which takes one command
+    def _changed(self, answers: list[Any]) -> set[int]:
+        batch = self.batch
+        _watch, values, *others = answers
+        if values == batch.expected and not any(others):
             return set()
-        self._line.send(*(("EXISTS", name) for name in names))
-        return {name for name in names if self._line.receive()}
+        fields = iter(others[batch.kinds.count(ABSENT) :])
+        absent = iter(others)
+        return {
+            number
+            for number, kind in enumerate(batch.kinds)
+            if (kind == ABSENT and next(absent))
+            or (kind == FIELD and next(fields) != [batch.expected[number]])
+            or (kind in (VALUE, NO_STRING) and values[number] != batch.expected[number])
+        }

@@ -1,0 +1,51 @@
+"""The beat's sign of life: a file that is touched with every cleanup it has sent.
+
+``python -m cleanup_tasks.beat_health`` is the health check: exit status 0 if that was within two intervals.
+The start of the beat counts as a sign of life, for the first cleanup comes an interval later.
+"""
+
+import sys
+import time
+from typing import Any
+
+from celery import signals
+
+from cleanup_tasks.settings import InvalidSettings, get_settings
+
+#: Intervals that may pass without a tick.
+PATIENCE = 2
+
+
+@signals.beat_init.connect
+def _watch(**_: Any) -> None:
+    """In a beat, and nowhere else, touch the file from now on."""
+    _touch()
+    signals.after_task_publish.connect(_touch, sender="cleanup_tasks.cleanup", weak=False)
+
+
+def _touch(**_: Any) -> None:
+    path = get_settings().beat_path
+    if path is not None:
+        path.touch()
+
+
+def fault() -> str | None:
+    """What is wrong with the beat, or None."""
+    settings = get_settings()
+    if settings.beat_path is None:
+        return "CLEANUP_BEAT_FILE is not set"
+    try:
+        age_s = time.time() - settings.beat_path.stat().st_mtime
+    except OSError as error:
+        return f"the beat has left no sign of life: {error}"
+    allowed_s = PATIENCE * settings.cleanup_interval_seconds
+    if age_s > allowed_s:
+        return f"the beat last sent a cleanup {age_s:.0f} s ago, more than {allowed_s} s"
+    return None
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(fault())
+    except InvalidSettings as error:
+        sys.exit(str(error))

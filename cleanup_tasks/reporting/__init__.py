@@ -1,0 +1,1 @@
+"""What happened: the report, the log, the metrics and where Prometheus reads them."""

@@ -1,0 +1,83 @@
+"""Where Prometheus asks a worker: the port in the main process, and the channel from its children to it.
+
+The main process counts for all. A prefork child sends its counts there over a socket pair, one datagram
+each: nothing is lost when a child is recycled, a killed one leaves neither a lock held nor a figure stuck,
+and no folder has to be set before prometheus_client is imported. Solo and thread pools count in place.
+"""
+
+import json
+import os
+import socket
+import threading
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import start_http_server
+
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
+
+#: Seconds that a child waits for room in the socket; the main process only has to be alive.
+SEND_TIMEOUT_S = 2.0
+#: Bytes of the longest message; ours have about two hundred.
+MAX_MESSAGE = 65_536
+
+
+class Channel:
+    """Calls of the children on METRICS, made in the process that `open` was called in."""
+
+    def __init__(self) -> None:
+        """Nobody to send to yet: calls are made here."""
+        self._main = os.getpid()
+        self._send: socket.socket | None = None
+        self._receive: socket.socket | None = None
+        self._servers: list[WSGIServer] = []
+
+    def open(self, address: str, port: int) -> None:
+        """Make this the main process, before it forks, and serve the metrics on this address and port.
+
+        Raises:
+            OSError: the port can't be had.
+        """
+        server, _thread = start_http_server(port, address, REGISTRY)
+        self._servers.append(server)
+        self._main = os.getpid()
+        self._receive, self._send = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._send.settimeout(SEND_TIMEOUT_S)
+        threading.Thread(
+            target=self._listen, args=(self._receive,), name="metrics-channel", daemon=True
+        ).start()
+        logger.info("Metrics on http://%s:%d/metrics", address, port)
+
+    @property
+    def in_child(self) -> bool:
+        """Whether this process was forked from the main one."""
+        return os.getpid() != self._main
+
+    def leave(self) -> None:
+        """In a child: close the port and the main process's end, so that nobody sends to a dead one."""
+        if not self.in_child:
+            return  # the solo pool has no children
+        if self._receive is not None:
+            self._receive.close()
+        for server in self._servers:
+            server.socket.close()
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> None:
+        """Call a method of METRICS in the main process."""
+        if self._send is None or not self.in_child:
+            getattr(METRICS, method)(*arguments, **named)
+            return
+        try:
+            self._send.send(json.dumps([method, arguments, named]).encode())
+        except OSError as error:
+            logger.warning("Metrics lost, the main process does not take them: %s", error)
+
+    @staticmethod
+    def _listen(receive: socket.socket) -> None:
+        while True:
+            method, arguments, named = json.loads(receive.recv(MAX_MESSAGE))
+            getattr(METRICS, method)(*arguments, **named)
+
+
+CHANNEL = Channel()

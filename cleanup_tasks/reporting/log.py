@@ -1,0 +1,94 @@
+"""The log: the original's lines, in its form."""
+
+import json
+import logging
+from typing import Literal
+
+from celery.utils.log import get_task_logger
+
+from cleanup_tasks.reporting.report import Report
+
+#: In a worker Celery's handlers show its lines too, with task name and id.
+logger = get_task_logger("cleanup_tasks")
+
+FORMAT = logging.Formatter("[%(asctime)s] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class _OneLine(logging.Filter):
+    """An id may hold line ends or terminal codes; a line of the log is one line all the same."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not message.isprintable():
+            record.msg = "".join(
+                character if character.isprintable() else character.encode("unicode_escape").decode()
+                for character in message
+            )
+            record.args = None
+        return True
+
+
+if not logger.filters:
+    logger.addFilter(_OneLine())
+
+
+def log_report(report: Report) -> None:
+    """Write the lines that people and other programs read."""
+    if report.skipped:
+        logger.info("Cleanup skipped: %s", report.skipped)
+        return
+    if report.complete and not report.total_coordinators_checked and not report.orphaned_coordinators_found:
+        logger.info("No coordinator heartbeats found")
+        logger.info("Cleanup complete (nothing to do)")
+        return
+    logger.info("Cleanup Summary%s:", " (dry run, nothing was deleted)" if report.dry_run else "")
+    logger.info("  Implementation: %s", report.implementation)
+    if report.fallback_reason:
+        logger.info("  Fallback reason: %s", report.fallback_reason)
+    logger.info("  Total coordinators checked: %d", report.total_coordinators_checked)
+    logger.info("  Active coordinators: %d", report.active_coordinators)
+    logger.info("  Unreadable heartbeats: %d", report.unreadable_heartbeats)
+    logger.info("  Stale coordinators found: %d", report.stale_coordinators_found)
+    logger.info("  Revived coordinators: %d", report.revived_coordinators)
+    logger.info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
+    logger.info("  Orphaned coordinators reaped: %d", report.orphaned_coordinators_reaped)
+    logger.info("  Keys deleted: %d", report.keys_deleted)
+    logger.info("  Cleanup errors: %d", report.cleanup_errors)
+    logger.info("  Execution time: %dms", report.execution_time_ms)
+    # The number once more as the last word, for that is what the old guide's awk takes.
+    rate = report.coordinators_per_second
+    logger.info("  Performance: %.2f coordinators/sec = %.2f", rate, rate)
+    if report.complete:
+        logger.info("Cleanup completed successfully")
+    else:
+        logger.error("Cleanup incomplete: the next run goes on")
+
+
+def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"]) -> None:
+    """Write one line for machines: how the sweep ended and its numbers, as key=value or JSON."""
+    fields = {
+        "outcome": outcome,
+        "engine": report.implementation,
+        "dry_run": report.dry_run,
+        "checked": report.total_coordinators_checked,
+        "active": report.active_coordinators,
+        "stale": report.stale_coordinators_found,
+        "revived": report.revived_coordinators,
+        "unreadable": report.unreadable_heartbeats,
+        "orphans": report.orphaned_coordinators_found,
+        "orphans_reaped": report.orphaned_coordinators_reaped,
+        "keys_deleted": report.keys_deleted,
+        "errors": report.cleanup_errors,
+        "duration_ms": report.execution_time_ms,
+        "threshold_s": report.stale_threshold_seconds,
+        "reason": report.skipped or report.fallback_reason,
+    }
+    if form == "json":
+        logger.info("%s", json.dumps({"event": "cleanup_sweep", **fields}))
+    else:
+        # JSON also spells a single value so that a text with blanks or quotes stays one value.
+        logger.info("cleanup_sweep %s", " ".join(f"{key}={_value(value)}" for key, value in fields.items()))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)

@@ -1,0 +1,208 @@
+"""The Prometheus metrics of the cleanup, and the file that a node exporter reads.
+
+They belong to one process, see `exporter` for a worker's children. Counters keep pace with the report
+while a sweep runs, so what a killed sweep did up to then is counted. A dry run counts as a sweep with
+that outcome, and as nothing else.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, write_to_textfile
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+#: How a sweep ended. ``retried`` and ``refused`` are attempts that another attempt follows (the latter
+#: by the Python engine); ``lost`` is one whose process was killed.
+Outcome = Literal["success", "incomplete", "dry_run", "skipped", "retried", "refused", "failed", "lost"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "success",
+    "incomplete",
+    "dry_run",
+    "skipped",
+    "retried",
+    "refused",
+    "failed",
+    "lost",
+)
+ENGINES = ("lua", "python")
+
+#: Report field -> what its counter is called and counts.
+FIGURES = {
+    "total_coordinators_checked": ("cleanup_coordinators_checked", "Coordinators with a heartbeat."),
+    "stale_coordinators_found": ("cleanup_coordinators_stale", "Coordinators that were found stale."),
+    "reaped": ("cleanup_coordinators_reaped", "Stale coordinators whose heartbeat was removed."),
+    "revived_coordinators": ("cleanup_coordinators_revived", "Stale when found, alive when judged: kept."),
+    "unreadable_heartbeats": ("cleanup_coordinators_unreadable", "Heartbeats without a readable time: kept."),
+    "orphaned_coordinators_reaped": (
+        "cleanup_orphans_reaped",
+        "Coordinators without a heartbeat whose other keys were removed.",
+    ),
+    "keys_deleted": ("cleanup_keys_deleted", "Keys that Redis said it deleted."),
+    "cleanup_errors": ("cleanup_errors", "Steps of which the end is not known, or that were given up."),
+}
+
+#: What the text of a refusal holds -> the reason that is its label; an open set of texts would be an
+#: open set of time series.
+REASONS = {
+    "requested": "requested",
+    "no permissions": "no_permission",
+    "unknown command": "unknown_command",
+    "script not found": "script_missing",
+    "user_script": "script_error",
+}
+OTHER_REASON = "other"
+
+#: Upper bounds in seconds; 5 is the promise for 10,000 coordinators.
+DURATION_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def reason_label(fallback_reason: str) -> str:
+    """The label for a report's fallback reason."""
+    return next((label for text, label in REASONS.items() if text in fallback_reason), OTHER_REASON)
+
+
+class Metrics(Collector):
+    """The cleanup's metrics, all of them at zero from the start."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Make the metrics and have `registry` show them."""
+        self.figures = {
+            field: Counter(name, help_, registry=None) for field, (name, help_) in FIGURES.items()
+        }
+        self.sweeps = Counter(
+            "cleanup_sweeps", "Sweeps by how they ended.", ["outcome", "engine"], registry=None
+        )
+        self.fallbacks = Counter(
+            "cleanup_fallbacks", "Sweeps by the Python engine, and why.", ["reason"], registry=None
+        )
+        self.duration = Histogram(
+            "cleanup_sweep_duration_seconds",
+            "Wall time of sweeps that came to their end.",
+            ["engine"],
+            buckets=DURATION_BUCKETS_S,
+            registry=None,
+        )
+        self.last_success = Gauge(
+            "cleanup_last_success_timestamp_seconds",
+            "When a sweep last succeeded, Unix time; 0: not yet.",
+            registry=None,
+        )
+        self.last_stale = Gauge(
+            "cleanup_last_sweep_stale_coordinators",
+            "Stale coordinators that the last sweep found.",
+            registry=None,
+        )
+        self.last_orphaned = Gauge(
+            "cleanup_last_sweep_orphaned_coordinators",
+            "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
+            registry=None,
+        )
+        self.interval = Gauge(
+            "cleanup_interval_seconds", "How often the cleanup is meant to run.", registry=None
+        )
+        for engine in ENGINES:
+            self.duration.labels(engine)
+            for outcome in OUTCOMES:
+                self.sweeps.labels(outcome, engine)
+        for reason in {*REASONS.values(), OTHER_REASON}:
+            self.fallbacks.labels(reason)
+        self._earlier: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        registry.register(self)
+
+    def grow(self, **figures: int) -> None:
+        """Add to the counters; names are the report's fields, see `FIGURES`."""
+        for field, amount in figures.items():
+            self.figures[field].inc(amount)
+
+    def end(
+        self,
+        outcome: Outcome,
+        engine: str,
+        *,
+        duration_s: float | None = None,
+        stale: int | None = None,
+        orphaned: int | None = None,
+        fallback_reason: str | None = None,
+    ) -> None:
+        """Count a sweep that ended, with the stale and the orphans it found unless it was a dry run."""
+        self.sweeps.labels(outcome, engine).inc()
+        if duration_s is not None:
+            self.duration.labels(engine).observe(duration_s)
+        if stale is not None:
+            self.last_stale.set(stale)
+        if orphaned is not None:
+            self.last_orphaned.set(orphaned)
+        if fallback_reason is not None:
+            self.fallbacks.labels(reason_label(fallback_reason)).inc()
+        if outcome == "success":
+            self.last_success.set(time.time())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, on top of what `continue_from` read."""
+        metrics: Iterable[Collector] = (
+            self.sweeps,
+            *self.figures.values(),
+            self.fallbacks,
+            self.duration,
+            self.last_success,
+            self.last_stale,
+            self.last_orphaned,
+            self.interval,
+        )
+        for metric in metrics:
+            for family in metric.collect():
+                # When a counter was made is of no use to anybody and would double the series.
+                samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+                if family.type != "gauge":
+                    samples = [
+                        sample._replace(value=sample.value + self._earlier.get(_series(sample), 0))
+                        for sample in samples
+                    ]
+                family.samples = samples
+                yield family
+
+    def continue_from(self, path: Path) -> None:
+        """Go on from the figures of a file that `write` left: a counter must not begin anew every run.
+
+        A file that can't be read costs a warning, for the sweep is worth more than its history.
+        """
+        try:
+            families = list(text_string_to_metric_families(path.read_text()))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            logger.warning("Metrics file can't be read, counting from zero: %s: %s", path, error)
+            return
+        for sample in (sample for family in families for sample in family.samples):
+            if math.isfinite(sample.value):
+                self._earlier[_series(sample)] = sample.value
+        for gauge in (self.last_success, self.last_stale, self.last_orphaned):
+            for family in gauge.collect():
+                gauge.set(self._earlier.get((family.name, frozenset()), 0))
+
+    @staticmethod
+    def write(path: Path, registry: CollectorRegistry) -> None:
+        """Write the node exporter's text file; a reader finds the old one or the new one, never a part.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        write_to_textfile(str(path), registry)
+
+
+def _series(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:
+    return sample.name, frozenset(sample.labels.items())
+
+
+#: The registry of this process, apart from everybody else's metrics.
+REGISTRY = CollectorRegistry()
+METRICS = Metrics(REGISTRY)

@@ -1,0 +1,99 @@
+"""The metrics dict: typed inside, the original's camelCase names outside."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from cleanup_tasks.rules.keys import text
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousAttempts:
+    """What earlier attempts of the same task or command did for good."""
+
+    reaped: int = 0
+    keys_deleted: int = 0
+    cleanup_errors: int = 0
+    orphaned_coordinators_reaped: int = 0
+    orphan_keys_deleted: int = 0
+
+
+class Report(BaseModel):
+    """What one sweep did, in the order in which the metrics show it."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    #: active + stale + unreadable
+    total_coordinators_checked: int = 0
+    #: Stale when found, whatever became of them.
+    stale_coordinators_found: int = 0
+    #: Keys that the server said it deleted; in a dry run, that would go.
+    keys_deleted: int = 0
+    #: Wall time in ms.
+    execution_time_ms: int = 0
+    coordinators_per_second: float = 0.0
+    dry_run: bool = False
+    #: ``lua`` or ``python``
+    implementation: str = "lua"
+    #: Why the Python engine ran, or None.
+    fallback_reason: str | None = None
+    stale_threshold_seconds: int
+    active_coordinators: int = 0
+    #: Kept, for their heartbeat says nothing we understand.
+    unreadable_heartbeats: int = 0
+    #: Stale when found, no longer so when the engine looked: kept.
+    revived_coordinators: int = 0
+    #: Steps of which the end is not known, or that were given up.
+    cleanup_errors: int = 0
+    #: Every stale coordinator was dealt with, and the numbers are exact.
+    complete: bool = False
+    #: Why nothing was done, or None.
+    skipped: str | None = None
+    #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
+    orphaned_coordinators_found: int = 0
+    orphaned_coordinators_reaped: int = 0
+    #: Part of `keys_deleted`.
+    orphan_keys_deleted: int = 0
+    stale_coordinator_ids: list[bytes] = Field(default_factory=list)
+    stale_coordinator_ids_omitted: int = 0
+
+    #: Coordinators whose heartbeat this attempt removed; not shown.
+    reaped: int = Field(default=0, exclude=True)
+
+    def add(self, previous: PreviousAttempts) -> None:
+        """Count what earlier attempts did, so that the report speaks of all of them."""
+        self.reaped += previous.reaped
+        self.total_coordinators_checked += previous.reaped
+        self.stale_coordinators_found += previous.reaped
+        self.stale_coordinator_ids_omitted += previous.reaped
+        self.keys_deleted += previous.keys_deleted
+        self.cleanup_errors += previous.cleanup_errors
+        self.orphaned_coordinators_found += previous.orphaned_coordinators_reaped
+        self.orphaned_coordinators_reaped += previous.orphaned_coordinators_reaped
+        self.orphan_keys_deleted += previous.orphan_keys_deleted
+        self.complete = self.complete and not self.cleanup_errors
+
+    def done_for_good(self) -> PreviousAttempts:
+        """What the next attempt has to add; a dry run leaves all of it to be found again."""
+        if self.dry_run:
+            return PreviousAttempts()
+        return PreviousAttempts(
+            **{field.name: getattr(self, field.name) for field in fields(PreviousAttempts)}
+        )
+
+    def finish(self, elapsed_s: float) -> None:
+        """Note how long it took."""
+        self.execution_time_ms = round(elapsed_s * 1000)
+        if elapsed_s > 0:
+            self.coordinators_per_second = round(self.total_coordinators_checked / elapsed_s, 2)
+
+    def metrics(self, max_ids: int | None = None) -> dict[str, Any]:
+        """The metrics dict with at most `max_ids` ids (None: all); JSON whatever bytes the ids hold."""
+        shown = self.stale_coordinator_ids[:max_ids]
+        metrics = self.model_dump(by_alias=True, exclude={"stale_coordinator_ids"})
+        omitted = metrics.pop("staleCoordinatorIdsOmitted")
+        metrics["staleCoordinatorIds"] = [text(id_) for id_ in shown]
+        metrics["staleCoordinatorIdsOmitted"] = omitted + len(self.stale_coordinator_ids) - len(shown)
+        return metrics

@@ -1,0 +1,1 @@
+"""The rules, pure: who owns a key (`keys`), and who is stale (`staleness`)."""

@@ -1,0 +1,177 @@
+"""The only place that spells or parses a key name, and says who owns a key.
+
+========================================  =======================================  ======  =================
+key                                       what it is                               type    TTL by its writer
+========================================  =======================================  ======  =================
+``blocking:heartbeat:<id>``               a coordinator's sign of life             string  none, 90 or 300 s
+``coordinator:activity:<id>``             the time of its last work                string  600 s or none
+``blocking:signal:<id>``                  a message that waits for it              string  24 h or none
+``blocking:ack:<id>:<signal>``            its answer to a signal                   string  1 h or none
+``blocking:idempotency:<message>``        a message that was handled               string  24 h or none
+``blocking:cleanup:lock``                 ours: who sweeps now                     string  30 s
+``blocking:cleanup:orphans``              ours: orphan -> ms of the first sighting hash    see `sweep.orphans`
+========================================  =======================================  ======  =================
+
+A message is ``<sender>:<receiver>:<type>:<iteration>:<ms>``; older writers use ``<id>:init`` and
+``<op>:<id>``. Ids are bytes and may hold anything, colons and glob characters too. They are compared whole
+and are never made into a pattern.
+
+A new family whose names are a prefix and the whole id needs a line in `WHOLE_ID`; a family of another form
+needs a rule in `_RULES`. `FAMILIES_PATTERN` has to match its names, and the script for use by hand has the
+same rules once more (lua/cleanup_blocking_coordination.lua).
+"""
+
+from collections.abc import Callable, Collection, Container
+from operator import itemgetter
+
+HEARTBEAT = b"blocking:heartbeat:"
+ACTIVITY = b"coordinator:activity:"
+SIGNAL = b"blocking:signal:"
+ACK = b"blocking:ack:"
+IDEMPOTENCY = b"blocking:idempotency:"
+
+LOCK = b"blocking:cleanup:lock"
+SIGHTINGS = b"blocking:cleanup:orphans"
+
+#: Families besides the heartbeat whose names end with the whole id. They go with their coordinator, whether
+#: a scan saw them or not.
+WHOLE_ID = (SIGNAL, ACTIVITY)
+
+#: For SCAN: the heartbeats; the families that `WHOLE_ID` does not tell the names of; and all families.
+#: Look-alikes that match too have no owner.
+HEARTBEAT_PATTERN = HEARTBEAT + b"*"
+PARTED_PATTERN = b"blocking:[ai]*"
+FAMILIES_PATTERN = b"[bc][lo]o[cr][kd]i*"
+
+#: Names with more segments than this behind their family have no owner and stay: no writer makes them.
+MAX_SEGMENTS = 32
+
+#: Known ids that own a key; parties without a heartbeat that own it too; and the ms since the epoch at which
+#: the message was sent, where the name says so.
+Owners = tuple[list[bytes], list[bytes], float | None]
+NOBODY: Owners = ([], [], None)
+
+
+def heartbeat(coordinator: bytes) -> bytes:
+    """The heartbeat key of a coordinator id."""
+    return HEARTBEAT + coordinator
+
+
+def activity(coordinator: bytes) -> bytes:
+    """The activity key of a coordinator id."""
+    return ACTIVITY + coordinator
+
+
+def signal(coordinator: bytes) -> bytes:
+    """The key of the signal that waits for a coordinator id."""
+    return SIGNAL + coordinator
+
+
+def id_of_heartbeat(key: bytes) -> bytes:
+    """The id that a heartbeat key names."""
+    return key[len(HEARTBEAT) :]
+
+
+def segments_of(coordinator: bytes) -> int:
+    """The number of colon-separated segments of an id."""
+    return coordinator.count(b":") + 1
+
+
+def text(coordinator: bytes) -> str:
+    """An id as printable text for reports and logs: bytes that are no UTF-8 appear as ``\\xNN``."""
+    return coordinator.decode("utf-8", "backslashreplace")
+
+
+def names_one_id(key: bytes) -> bool:
+    """Whether a key can belong to one id alone, whatever other ids there are."""
+    return key.startswith(WHOLE_ID) or (key.startswith(ACK) and key.count(b":") == ACK.count(b":") + 1)
+
+
+def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Owners:
+    """Who owns a related key.
+
+    Args:
+        key: the name of a key, of whatever family.
+        known: the ids that have a heartbeat, or are orphans that are due.
+        lengths: the numbers of segments that these ids have, as `segments_of` counts.
+
+    Returns:
+        The owners, see `Owners`. A key goes only if all of them are due; `NOBODY`'s key stays. Parties
+        without a heartbeat are told where the key names them and nobody else (they are orphans then), and
+        where a message has a known party beside them.
+    """
+    segments = key.split(b":")
+    if not 2 < len(segments) <= MAX_SEGMENTS + 2:
+        return NOBODY
+    first, rule = _RULES.get(segments[1], _NO_RULE)
+    return rule(segments[2:], known, lengths) if segments[0] == first else NOBODY
+
+
+def _whole_id(segments: list[bytes], known: Container[bytes], _lengths: Collection[int]) -> Owners:
+    id_ = b":".join(segments)
+    return ([id_], [], None) if id_ in known else ([], [id_], None)
+
+
+def _ack(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
+    """Every known id that ends before a colon; where there is none, the part before the first colon."""
+    if len(segments) == 2:  # nearly all of them
+        id_ = segments[0]
+        return ([id_], [], None) if id_ in known else ([], [id_], None)
+    prefixes = [b":".join(segments[:length]) for length in lengths if length < len(segments)]
+    found = [id_ for id_ in prefixes if id_ in known]
+    return (found, [], None) if found else ([], segments[:1] if len(segments) > 1 else [], None)
+
+
+def _message(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
+    """The two parties of a message; of any other form every known id that is whole segments of it."""
+    if len(segments) < 5 or not (segments[-2].isdigit() and segments[-1].isdigit()):
+        return list(dict.fromkeys(id_ for id_, _, _ in _runs(segments, known, lengths))), [], None
+    sent_ms = float(segments[-1])  # of any number of digits
+    sender, receiver = segments[:2]
+    if len(segments) == 5 and sender in known and receiver in known and 2 not in lengths:
+        return ([sender, receiver] if sender != receiver else [sender]), [], sent_ms  # nearly all of them
+    body = segments[:-3]
+    runs = _runs(body, known, lengths)
+    beside = _beside(body, runs) if runs else body if len(body) == 2 else []
+    return list(dict.fromkeys(id_ for id_, _, _ in runs)), list(dict.fromkeys(beside)), sent_ms
+
+
+def _runs(
+    segments: list[bytes], known: Container[bytes], lengths: Collection[int]
+) -> list[tuple[bytes, int, int]]:
+    """Known ids that are whole segments, each with where it begins and ends.
+
+    The work grows with the segments times the different lengths of ids, and not with the segments' square.
+    """
+    return [
+        (id_, start, start + length)
+        for length in lengths
+        for start in range(len(segments) - length + 1)
+        if (id_ := b":".join(segments[start : start + length])) in known
+    ]
+
+
+def _beside(segments: list[bytes], runs: list[tuple[bytes, int, int]]) -> list[bytes]:
+    """What no run covers, before, between and behind them: parties that nobody knows."""
+    parties: list[bytes] = []
+    covered = 0
+    for _id, start, end in sorted(runs, key=itemgetter(1)):
+        if start > covered:
+            parties.append(b":".join(segments[covered:start]))
+        covered = max(covered, end)
+    if covered < len(segments):
+        parties.append(b":".join(segments[covered:]))
+    return parties
+
+
+_Rule = Callable[[list[bytes], Container[bytes], Collection[int]], Owners]
+
+
+def _by_second_word(rules: dict[bytes, _Rule]) -> dict[bytes, tuple[bytes, _Rule]]:
+    """Families by the second word of their names, each with the first word and its rule."""
+    words = {family: family.split(b":") for family in rules}
+    return {words[family][1]: (words[family][0], rule) for family, rule in rules.items()}
+
+
+_RULES = _by_second_word({**dict.fromkeys(WHOLE_ID, _whole_id), ACK: _ack, IDEMPOTENCY: _message})
+_NO_RULE: tuple[bytes, _Rule] = (b"", _whole_id)

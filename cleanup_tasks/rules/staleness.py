@@ -1,0 +1,166 @@
+"""The staleness rule, pure. The script for use by hand holds its one twin; tests run both on the same cases.
+
+A value (heartbeat or activity) yields a time thus: a JSON object the newest of its top-level ``timestamp``,
+``lastHeartbeat`` and ``lastActivity`` that is a number; a bare JSON number itself; anything else none. What
+the parser of Redis's Lua (cjson) would read otherwise is none too.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+#: Below this a "time in ms" is a time in seconds, or nonsense (it would be before September 2001).
+EARLIEST_MS = 1_000_000_000_000
+#: Further ahead than a day is no skewed clock but microseconds, or nonsense.
+FUTURE_MS = 86_400_000
+#: Levels of brackets. cjson stops at 1,000 and Python where its stack ends; both stop here instead.
+MAX_DEPTH = 100
+#: Bytes. A longer value yields no time: no heartbeat is that long.
+MAX_BYTES = 65_536
+
+
+class State(Enum):
+    """What a coordinator's heartbeat and activity say."""
+
+    ACTIVE = "active"
+    STALE = "stale"
+    UNREADABLE = "unreadable"
+
+
+def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
+    """What a coordinator is, by its two values; a fresh activity saves one with a stale heartbeat.
+
+    Args:
+        heartbeat: the value, or None for a key that is no string.
+        activity: the same, also None where there is none.
+        now_ms: the server's time in ms since the epoch.
+        threshold_s: the silence in seconds after which a coordinator is stale.
+    """
+    state, worked = judge_values([heartbeat, activity], now_ms, threshold_s)
+    return State.ACTIVE if state is State.STALE and worked is State.ACTIVE else state
+
+
+def judge_values(values: Sequence[bytes | None], now_ms: int, threshold_s: int) -> list[State]:
+    """What each value says; the arguments are those of `judge`."""
+    active, stale, unreadable = State.ACTIVE, State.STALE, State.UNREADABLE
+    oldest_ms = oldest_active_ms(now_ms, threshold_s)
+    return [
+        unreadable if time is None else stale if time < oldest_ms else active
+        for time in times_of(values, now_ms)
+    ]
+
+
+def oldest_active_ms(now_ms: int, threshold_s: int) -> int:
+    """The oldest time that is not stale.
+
+    Stale means more than the threshold ago in whole seconds, where now and the time are both rounded down.
+    """
+    return (now_ms // 1000 - threshold_s) * 1000
+
+
+def is_older(time_ms: float, now_ms: int, threshold_s: int) -> bool:
+    """Whether a time is more than the threshold ago."""
+    return time_ms < oldest_active_ms(now_ms, threshold_s)
+
+
+def is_plausible(number: float, now_ms: int) -> bool:
+    """Whether a number can be a time in ms."""
+    return EARLIEST_MS <= number <= now_ms + FUTURE_MS
+
+
+def times_of(values: Sequence[bytes | None], now_ms: int) -> list[float | None]:
+    """The time in ms since the epoch that each value yields, or None; one a little ahead counts as now."""
+    latest_ms = now_ms + FUTURE_MS
+    times: list[float | None] = []
+    for value in values:
+        read = _read_fast(value) or _read(value) if value is not None else None
+        newest = 0.0
+        for number in (read.timestamp, read.lastHeartbeat, read.lastActivity) if read else ():
+            if number is not None and newest < number <= latest_ms:
+                newest = number
+        times.append(min(newest, now_ms) if newest >= EARLIEST_MS else None)
+    return times
+
+
+class _Times(msgspec.Struct, gc=False):
+    """The fields of a value that name a time, where they are numbers."""
+
+    timestamp: float | None = None
+    lastHeartbeat: float | None = None  # noqa: N815, the writers' name
+    lastActivity: float | None = None  # noqa: N815
+
+
+_FAST = msgspec.json.Decoder(_Times)
+
+
+def _read_fast(value: bytes) -> _Times | None:
+    """What `_read` returns, in a tenth of the time, for objects as writers write them; else None.
+
+    msgspec skips the other fields: what hides in them (escapes, NUL, depth) is for `_read` to find.
+    """
+    if b"\\" in value or b"\0" in value:
+        return None
+    if len(value) > 2 * MAX_DEPTH and (
+        len(value) > MAX_BYTES or value.count(b"[") + value.count(b"{") > MAX_DEPTH
+    ):
+        return None
+    try:
+        return _FAST.decode(value)
+    except msgspec.DecodeError:
+        return None
+
+
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+#: As cjson: raw control characters in strings, every number a double.
+_DECODER = json.JSONDecoder(strict=False, parse_int=float, parse_float=float, parse_constant=_refuse_constant)
+
+
+def _read(value: bytes) -> _Times | None:
+    """The number, or the fields of the object, in a value; None where not both parsers read one of these."""
+    if len(value) > MAX_BYTES or b"\0" in value:
+        return None
+    # Latin-1 maps every byte, so bytes that are no UTF-8 are harmless inside strings, as for cjson.
+    text = value.decode("latin-1").strip(" \t\n\r")
+    if (len(text) > MAX_DEPTH and _too_deep(text)) or ("\\u" in text and _lone_surrogate(text)):
+        return None
+    try:
+        document, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return None
+    if end != len(text):
+        return None
+    if isinstance(document, float):
+        return _Times(timestamp=document)
+    if not isinstance(document, dict):
+        return None
+    numbers = {field: document.get(field) for field in _Times.__struct_fields__}
+    return _Times(**{field: number for field, number in numbers.items() if type(number) is float})
+
+
+def _too_deep(document: str) -> bool:
+    if document.count("[") + document.count("{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for character in _STRINGS.sub("", document):
+        if character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif character in "]}":
+            depth -= 1
+    return False
+
+
+def _lone_surrogate(document: str) -> bool:
+    return any(escape[1] for escape in _ESCAPE.finditer(document))

@@ -1,0 +1,1 @@
+"""Redis: addresses, clients, pipelining, single servers and clusters. Knows no coordinator."""

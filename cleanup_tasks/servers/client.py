@@ -1,0 +1,114 @@
+"""Clients of the coordination Redis, configured so that all redis-py versions behave alike."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from cleanup_tasks.servers.url import Address
+
+#: Seconds until a connection, or an answer, counts as lost. No call we send takes longer than ms.
+TIMEOUT_S = 5.0
+
+CLIENT_NAME = "cleanup-blocking-coordination"
+
+#: No CLIENT SETINFO, which the smallest ACL user may not send; the option's name depends on the version.
+_NO_LIBRARY_INFO: dict[str, Any] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(Redis).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How TLS is verified: PEM files, and whether at all."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    verify: bool = True
+
+
+def client_of(address: Address, host: str, port: int, tls: Tls | None = None) -> Redis:
+    """A client for one server of an address; it connects with the first command.
+
+    It never repeats a command on its own: a deletion whose answer is lost must not be sent again and
+    then report "0 deleted".
+    """
+    if address.socket:
+        return Redis(unix_socket_path=address.socket, **_login(address), **_behaviour())
+    return Redis(host=host, port=port, **_login(address), **_transport(address, tls), **_behaviour())
+
+
+def primary_of(address: Address, tls: Tls | None = None) -> Redis:
+    """A client for whatever server the sentinels of an address call the primary of its service.
+
+    A new connection asks them anew; an answer of a server that has become a replica drops all
+    connections. The login is the server's, not the sentinels'.
+    """
+    transport = _transport(address, tls)
+    sentinel = _Sentinels(address.hosts, sentinel_kwargs={**transport, **_behaviour()})  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(  # type: ignore[no-untyped-call]
+        address.service, **_login(address), **transport, **_behaviour()
+    )
+    return cast(Redis, client)
+
+
+class _Sentinels(Sentinel):
+    """Says in one line that there is no primary; redis-py shows every client with all its options."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError:
+            raise MasterNotFoundError(f"no sentinel names a primary of {service_name!r}") from None
+
+
+def _behaviour() -> dict[str, Any]:
+    return {
+        "client_name": CLIENT_NAME,
+        "socket_connect_timeout": TIMEOUT_S,
+        "socket_timeout": TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "protocol": 2,
+        "decode_responses": False,
+        "health_check_interval": 0,
+        **_NO_LIBRARY_INFO,
+    }
+
+
+def _login(address: Address) -> dict[str, Any]:
+    return {"db": address.database, "username": address.username, "password": address.password}
+
+
+def _transport(address: Address, tls: Tls | None) -> dict[str, Any]:
+    if not address.tls:
+        return {}
+    tls = tls or Tls()
+    return {
+        "ssl": True,
+        "ssl_ca_certs": tls.ca_file and str(tls.ca_file),
+        "ssl_certfile": tls.cert_file and str(tls.cert_file),
+        "ssl_keyfile": tls.key_file and str(tls.key_file),
+        "ssl_cert_reqs": "required" if tls.verify else "none",
+        "ssl_check_hostname": tls.verify,
+    }
+
+
+def server_time_ms(client: Redis) -> int:
+    """The server's time, in whole ms since the epoch; the worker's clock decides nothing."""
+    return time_ms(client.time())
+
+
+def time_ms(answer: Sequence[bytes | int]) -> int:
+    """TIME's answer (seconds, microseconds) in whole ms since the epoch."""
+    seconds, microseconds = map(int, answer)
+    return seconds * 1000 + microseconds // 1000

@@ -1,0 +1,114 @@
+"""One sweep at a time for one Redis: for thrift, not for safety."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from redis import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    WatchError,
+)
+
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.errors import is_wrong_type
+
+#: A lock whose owner was killed frees itself after this many seconds.
+TTL_S = 30
+_LOST = (ConnectionError, TimeoutError, ClusterDownError)
+
+
+class SweepLock:
+    """The lock in the coordination Redis, a context manager.
+
+    redis-py's own lock releases and renews by scripts, and the fallback must do without any.
+    """
+
+    def __init__(self, client: Redis, owner: str, ttl_s: float = TTL_S) -> None:
+        """`owner` is a token that is ours alone; a retry of the same task has the same."""
+        self._client = client
+        self._owner = owner.encode()
+        self._ttl_ms = int(ttl_s * 1000)
+        self._renew_s = ttl_s / 3
+        self._renewed_at = 0.0
+        self._held = False
+
+    def acquire(self) -> bool:
+        """Take the lock; False where another sweep holds it.
+
+        A lock that can't be written (memory full, no permission, on a cluster its primary lost) costs a
+        warning, not the sweep.
+        """
+        self._renewed_at = time.monotonic()
+        try:
+            if self._client.set(keys.LOCK, self._owner, nx=True, px=self._ttl_ms):
+                self._held = True
+            elif self._client.get(keys.LOCK) == self._owner:
+                self._held = self._if_owned(renew=True)
+        except (*_LOST, OutOfMemoryError, NoPermissionError) as error:
+            # a server that is lost as a whole is found out by the next command
+            logger.warning("Sweep lock can't be written, going on without: %s", error)
+            return True
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            logger.warning("Sweep lock is somebody's key of another type, going on without: %s", error)
+            return True
+        return self._held
+
+    def renew(self) -> None:
+        """Keep the lock, if a third of its life has passed; call it often."""
+        if self._held and time.monotonic() - self._renewed_at > self._renew_s:
+            self._renewed_at = time.monotonic()
+            try:
+                self._held = self._if_owned(renew=True)
+            except RedisError as error:
+                # Of a cluster this may be the one primary that is lost; the sweep goes on elsewhere.
+                logger.warning("Sweep lock can't be renewed, going on without: %s", error)
+                self._held = False
+                return
+            if not self._held:
+                logger.warning("Sweep lock lost; another sweep may run beside this one (harmless)")
+
+    def release(self) -> None:
+        """Free the lock if it is still ours; where that fails it frees itself in time."""
+        if not self._held:
+            return
+        self._held = False
+        try:
+            self._if_owned(renew=False)
+        except RedisError as error:
+            logger.warning("Sweep lock frees itself in %d s: %s", self._ttl_ms // 1000, error)
+
+    def _if_owned(self, *, renew: bool) -> bool:
+        with self._client.pipeline() as pipe:
+            try:
+                pipe.watch(keys.LOCK)  # type: ignore[no-untyped-call]
+                if pipe.get(keys.LOCK) != self._owner:
+                    return False
+                pipe.multi()
+                if renew:
+                    pipe.pexpire(keys.LOCK, self._ttl_ms)
+                else:
+                    pipe.unlink(keys.LOCK)
+                pipe.execute()
+            except WatchError:
+                return False
+            return True
+
+    def __enter__(self) -> Self:
+        """Nothing yet; call `acquire`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release."""
+        self.release()

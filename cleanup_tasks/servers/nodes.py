@@ -1,0 +1,83 @@
+"""The nodes of a cluster, which are asked side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from cleanup_tasks.servers.pipelining import Command, Request
+
+#: Host and port.
+Node = tuple[str, int]
+#: What a node answers to several commands, errors of the server among it as values; or how it was lost.
+Answers = list[Any] | RedisError
+
+
+class Nodes:
+    """Sends commands to all nodes before it awaits the answer of one.
+
+    A node that was lost is not asked again in the same sweep: each question would cost a time-out.
+    """
+
+    def __init__(self, connect: Callable[[str, int], Redis]) -> None:
+        """`connect` makes a client for a node."""
+        self._connect = connect
+        self._clients: dict[Node, Redis] = {}
+        #: Nodes that were lost, and how.
+        self.down: dict[Node, RedisError] = {}
+
+    def client(self, node: Node) -> Redis:
+        """The client of one node."""
+        if node not in self._clients:
+            self._clients[node] = self._connect(*node)
+        return self._clients[node]
+
+    def lose(self, node: Node, error: RedisError) -> RedisError:
+        """Remember that a node can't be asked any more, but for an error answer; returns the error."""
+        if not isinstance(error, ResponseError):
+            self.down[node] = error
+        return error
+
+    def ask(self, commands: Mapping[Node, Sequence[Command]]) -> dict[Node, Answers]:
+        """What each node answers."""
+        return self.receive(self.send(commands))
+
+    def send(self, commands: Mapping[Node, Sequence[Command]]) -> dict[Node, Request | RedisError]:
+        """Send each node its commands; whoever does not `receive` has to `abandon`."""
+        sent: dict[Node, Request | RedisError] = {}
+        try:
+            for node, its_commands in commands.items():
+                try:
+                    sent[node] = self.down.get(node) or Request(self.client(node), its_commands)
+                except RedisError as error:
+                    sent[node] = self.lose(node, error)
+        except BaseException:
+            self.abandon(sent)
+            raise
+        return sent
+
+    def receive(self, sent: Mapping[Node, Request | RedisError]) -> dict[Node, Answers]:
+        """The answers to what was sent."""
+        answers: dict[Node, Answers] = {}
+        try:
+            for node, request in sent.items():
+                try:
+                    answers[node] = request if isinstance(request, RedisError) else request.answers()
+                except RedisError as error:
+                    answers[node] = self.lose(node, error)
+        finally:
+            self.abandon(sent)
+        return answers
+
+    @staticmethod
+    def abandon(sent: Mapping[Node, Request | RedisError]) -> None:
+        """Await no answer any more."""
+        for request in sent.values():
+            if isinstance(request, Request):
+                request.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()

@@ -1,0 +1,103 @@
+"""One server that holds everything."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self, cast
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from cleanup_tasks.servers.client import server_time_ms, time_ms
+from cleanup_tasks.servers.pipelining import (
+    LOW_LATENCY,
+    MGET_KEYS,
+    Command,
+    Context,
+    Request,
+    answered,
+    limits_for,
+    scan_command,
+)
+
+
+class SingleServer:
+    """One server that holds everything. A `Topology`; what fails here fails the sweep."""
+
+    failure: RedisError | None = None
+
+    def __init__(self, client: Redis) -> None:
+        """Use this client."""
+        self.client = client
+        self.limits = LOW_LATENCY
+
+    def connect(self) -> None:
+        """See `Topology.connect`."""
+        self.limits = limits_for(self.client)
+
+    def is_replica(self) -> bool:
+        """See `Topology.is_replica`; False where the user may not ask."""
+        try:
+            return cast(list[object], self.client.role())[0] in (b"slave", b"replica")
+        except NoPermissionError:
+            return False
+
+    def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """See `Topology.scan`."""
+        count = self.limits.scan_count
+        request = Request(self.client, [scan_command(b"0", pattern, count)])
+        try:
+            while True:
+                ((cursor, page),) = _or_raise(request.answers())
+                if cursor != b"0":  # the next page comes while this one is worked on
+                    request = Request(self.client, [scan_command(cursor, pattern, count)])
+                yield page
+                if cursor == b"0":
+                    return
+        finally:
+            request.close()
+
+    def read(
+        self, lots: Iterable[tuple[Context, list[bytes]]]
+    ) -> Iterator[tuple[Context, int, dict[bytes, bytes | None]]]:
+        """See `Topology.read`; the next lot is on its way while one is worked on."""
+        requests = (((context, names), Request(self.client, _reads(names))) for context, names in lots)
+        for (context, names), answers in answered(requests):
+            clock, *chunks = _or_raise(answers)
+            yield context, time_ms(clock), dict(zip(names, chain.from_iterable(chunks), strict=True))
+
+    def now_ms(self) -> int:
+        """See `Topology.now_ms`."""
+        return server_time_ms(self.client)
+
+    def existing(self, names: Iterable[bytes]) -> set[bytes]:
+        """See `Topology.existing`."""
+        return {name for name in names if self.client.exists(name)}
+
+    def client_for(self, _key: bytes) -> Redis:
+        """See `Topology.client_for`."""
+        return self.client
+
+    def __enter__(self) -> Self:
+        """See `Topology`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See `Topology`."""
+        self.client.close()
+
+
+def _reads(names: list[bytes]) -> list[Command]:
+    reads: list[Command] = [("TIME",)]
+    for start in range(0, len(names), MGET_KEYS):
+        reads.append(("MGET", *names[start : start + MGET_KEYS]))
+    return reads
+
+
+def _or_raise(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, ResponseError):
+            raise answer
+    return answers

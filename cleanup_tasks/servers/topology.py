@@ -1,0 +1,85 @@
+"""Where the keys are: on one server, or on a cluster's primaries. What a sweep asks of either."""
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from cleanup_tasks.servers.client import Tls, client_of, primary_of
+from cleanup_tasks.servers.cluster import Cluster
+from cleanup_tasks.servers.pipelining import Context, Limits
+from cleanup_tasks.servers.single import SingleServer
+from cleanup_tasks.servers.url import Address, Layout
+
+
+class Topology(Protocol):
+    """The servers that hold the keys; a context manager that closes its connections."""
+
+    @property
+    def failure(self) -> RedisError | None:
+        """Why something could not be seen or done, though the other servers went on; None: all is well."""
+
+    @property
+    def limits(self) -> Limits:
+        """How much to ask for at once, known after `connect`."""
+
+    def connect(self) -> None:
+        """Connect; raises RedisError where that fails."""
+
+    def is_replica(self) -> bool:
+        """Whether it can only be looked at, and what it shows may lag behind its primary."""
+
+    def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """The keys that match, page by page, to the end; a key may come twice."""
+
+    def read(
+        self, lots: Iterable[tuple[Context, list[bytes]]]
+    ) -> Iterator[tuple[Context, int, dict[bytes, bytes | None]]]:
+        """For each lot of keys what came with it, the servers' time in ms, and name -> value.
+
+        The value is None for a key that is no string. A key that can't be read now is left out, and `failure`
+        says why.
+        """
+
+    def now_ms(self) -> int:
+        """The servers' time in ms since the epoch, by the clock that is furthest behind."""
+
+    def existing(self, names: Iterable[bytes]) -> set[bytes]:
+        """Those of the keys that exist, of whatever type; one that can't be asked about now is among them."""
+
+    def client_for(self, key: bytes, /) -> Redis:
+        """A client of the server that holds a key."""
+
+    def __enter__(self) -> Self:
+        """Nothing yet; call `connect`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+
+
+def _single(address: Address, tls: Tls) -> Topology:
+    return SingleServer(client_of(address, *(address.hosts[0] if address.hosts else ("", 0)), tls))
+
+
+def _sentinel(address: Address, tls: Tls) -> Topology:
+    return SingleServer(primary_of(address, tls))
+
+
+def _cluster(address: Address, tls: Tls) -> Topology:
+    return Cluster(address.hosts, lambda host, port: client_of(address, host, port, tls))
+
+
+_TOPOLOGIES: dict[Layout, Callable[[Address, Tls], Topology]] = {
+    Layout.SERVER: _single,
+    Layout.SENTINEL: _sentinel,
+    Layout.CLUSTER: _cluster,
+}
+
+
+def servers_at(address: Address, tls: Tls | None = None) -> Topology:
+    """The servers that an address names; nothing is sent before `Topology.connect`. Make it after a fork."""
+    return _TOPOLOGIES[address.layout](address, tls or Tls())

@@ -1,0 +1,1 @@
+"""The order of a sweep's work: find, judge, collect, have deleted, report."""

@@ -1,0 +1,127 @@
+"""The order of a sweep's work: find who is due, collect what is theirs, have it deleted, note orphans."""
+
+from collections.abc import Iterator
+
+from redis.exceptions import RedisError
+
+from cleanup_tasks.engines.engine import Engine
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.batcher import Batcher
+from cleanup_tasks.sweep.collector import Collector
+from cleanup_tasks.sweep.finder import Finder
+from cleanup_tasks.sweep.fleet import Due, Fleet
+from cleanup_tasks.sweep.options import Options, Progress
+from cleanup_tasks.sweep.orphans import Sightings
+from cleanup_tasks.sweep.reaper import Reaper
+
+
+class Cleaner:
+    """Cleans the servers once, and counts in a report. It takes no lock and tells nobody."""
+
+    def __init__(
+        self, servers: Topology, engine: Engine, options: Options, report: Report, progress: Progress
+    ) -> None:
+        """`progress` is called at every step, see `Options.progress`."""
+        self._servers = servers
+        self._options = options
+        self._report = report
+        self._progress = progress
+        self._fleet = Fleet()
+        self._finder = Finder(servers, report, options.threshold_s, options.max_named)
+        self._reaper = Reaper(engine, report, options.max_named)
+        self._failure: RedisError | None = None
+
+    def run(self) -> None:
+        """Clean. Raises what the client raises; the report then says what was done up to there."""
+        fleet, report = self._fleet, self._report
+        self._finder.find(self._scan(keys.HEARTBEAT_PATTERN, "finding"), fleet)
+        sightings = self._read_sightings()
+        looks = self._options.orphans != "off" and self._failure is None
+        # the heartbeat of an orphan may be out of sight where a primary was lost
+        looks = looks and self._servers.failure is None
+        collector = self._clean_generation(orphans=looks)
+        if collector is not None and looks and self._servers.failure is None:
+            report.orphaned_coordinators_found = len(collector.orphans)
+            if sightings is not None and not self._options.dry_run:
+                sightings.add_new(collector.orphans.difference(self._reaper.reaped_orphans), self._now_ms())
+        while later := fleet.end_generation(self._reaper.kept):
+            self._finder.find_again(later, fleet)
+            self._clean_generation(orphans=False)
+        failure = self._failure or self._servers.failure
+        if failure is not None:
+            if not (report.cleanup_errors or report.dry_run):
+                report.cleanup_errors += 1
+            raise failure
+        report.complete = not report.cleanup_errors
+
+    def _clean_generation(self, *, orphans: bool) -> Collector | None:
+        """Collect and have deleted what belongs to those that are due; look for orphans on the way."""
+        fleet = self._fleet
+        if not orphans and not fleet.due():
+            return None
+        collector = Collector(
+            fleet, self._servers, self._now_ms(), self._options.threshold_s, orphans=orphans
+        )
+        pattern = keys.FAMILIES_PATTERN if orphans else keys.PARTED_PATTERN
+        collector.collect(self._scan(pattern, "collecting"))
+        due = fleet.due()
+        self._reap([one for one in due if not one.is_orphan], collector)
+        if self._servers.failure is None:
+            before = self._report.keys_deleted
+            try:
+                self._reap([one for one in due if one.is_orphan and one.id in collector.orphans], collector)
+            finally:
+                self._report.orphan_keys_deleted += self._report.keys_deleted - before
+        return collector
+
+    def _reap(self, coordinators: list[Due], collector: Collector) -> None:
+        done = 0
+
+        def count(number: int) -> None:
+            nonlocal done
+            done += number
+            self._progress("reaping", done, len(coordinators))
+
+        batcher = Batcher(
+            self._fleet,
+            collector.absent,
+            self._servers.limits.batch_keys,
+            dry_run=self._options.dry_run,
+            keep_heartbeats=self._servers.failure is not None,
+            blocked=self._reaper.blocked,
+        )
+        self._reaper.reap(batcher.batches(coordinators), count)
+
+    def _read_sightings(self) -> Sightings | None:
+        """The sightings, where orphans are to be reaped; those that are due are added to the fleet."""
+        options, fleet = self._options, self._fleet
+        sightings = Sightings(
+            self._servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
+        )
+        try:
+            if options.orphans == "reap" and self._servers.failure is None:
+                sightings.read()
+                sightings.add_due(fleet, self._servers, self._now_ms())
+                return sightings
+            if not options.dry_run:
+                sightings.forget_living(fleet.coordinators)
+        except RedisError as error:
+            # the stale are cleaned all the same; of a cluster this may be the one primary that is lost
+            logger.warning("The sightings of orphans can't be read or written: %s", error)
+            if options.orphans == "reap":
+                self._failure = error
+        return None
+
+    def _now_ms(self) -> int:
+        return self._servers.now_ms()
+
+    def _scan(self, pattern: bytes, what: str) -> Iterator[list[bytes]]:
+        """The keys that match, page by page, to the end; a key may come twice."""
+        seen = 0
+        for page in self._servers.scan(pattern):
+            seen += len(page)
+            self._progress(what, seen, 0)
+            yield page

@@ -1,0 +1,113 @@
+"""Goes through the related keys once, and hands each to the coordinators that own it."""
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import State, is_older, is_plausible, judge_values
+from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.fleet import MAX_HELD_KEYS, Due, Fleet
+
+_number = attrgetter("number")
+
+
+class Collector:
+    """Hands out keys to those that are due, and remembers who has keys and no heartbeat."""
+
+    def __init__(
+        self, fleet: Fleet, servers: Topology, now_ms: int, threshold_s: int, *, orphans: bool
+    ) -> None:
+        """For those that are due in `fleet`.
+
+        Args:
+            fleet: everybody who is known.
+            servers: where the keys are.
+            now_ms: the servers' time in ms since the epoch.
+            threshold_s: the threshold of the sweep, in seconds.
+            orphans: whether to look for coordinators without a heartbeat.
+        """
+        self._fleet = fleet
+        self._servers = servers
+        self._now_ms = now_ms
+        self._threshold_s = threshold_s
+        self._look_for_orphans = orphans
+        self._held = 0
+        #: Ids that keys name which nobody with a heartbeat owns.
+        self.orphans: set[bytes] = set()
+        #: Parties without a heartbeat of the records that are held -> their activity.
+        self.absent: dict[bytes, bytes | None] = {}
+
+    def collect(self, pages: Iterable[list[bytes]]) -> None:
+        """Take in all related keys; one may come twice."""
+        coordinators, lengths = self._fleet.coordinators, self._fleet.lengths
+        for page in pages:
+            for key in page:
+                known, unknown, sent_ms = keys.owners(key, coordinators, lengths)
+                if not known:
+                    if self._look_for_orphans:
+                        self.orphans.update(unknown)
+                elif len(known) > 1 or unknown:
+                    self._share(key, known, unknown, sent_ms)
+                elif due := coordinators[known[0]]:
+                    self._hold(key, due)
+            if self._held > MAX_HELD_KEYS:
+                self._fleet.shrink()
+                self._held //= 2
+        self._read_absent()
+
+    def _hold(self, key: bytes, due: Due) -> None:
+        """Hold a key that one owns alone."""
+        if due.is_orphan:
+            self.orphans.add(due.id)
+        if self._servers.failure is not None and not keys.names_one_id(key):
+            return  # somebody whose heartbeat is out of sight may own it too
+        if not key.startswith(keys.WHOLE_ID):
+            due.keys.append(key)
+            self._held += 1
+
+    def _share(self, key: bytes, known: list[bytes], unknown: list[bytes], sent_ms: float | None) -> None:
+        """Hold a record that several own, if all of them are due."""
+        coordinators = self._fleet.coordinators
+        due = [one for id_ in known if (one := coordinators[id_])]
+        absent = unknown
+        if len(due) < len(known):
+            # those that went in an earlier generation are due too; everybody else is protected
+            absent = [id_ for id_ in known if id_ in self._fleet.gone] + unknown
+            if not due or len(due) + len(absent) < len(known) + len(unknown):
+                return
+        # the message is the last sign that we have of a party without a heartbeat
+        if (unknown and not self._is_old(sent_ms)) or self._servers.failure is not None:
+            return
+        if not absent and all(one.is_orphan for one in due):
+            self.orphans.update(known)
+        due.sort(key=_number)
+        due[0].records[key] = tuple(due), absent
+        if absent:
+            self.absent.update(dict.fromkeys(absent))
+        self._held += 1
+
+    def _is_old(self, sent_ms: float | None) -> bool:
+        return (
+            sent_ms is not None
+            and is_plausible(sent_ms, self._now_ms)
+            and is_older(sent_ms, self._now_ms, self._threshold_s)
+        )
+
+    def _read_absent(self) -> None:
+        """Read the activities of the parties without a heartbeat; who is at work keeps its records."""
+        ids, size = list(self.absent), self._servers.limits.read_keys
+        lots = (ids[start : start + size] for start in range(0, len(ids), size))
+        working: set[bytes] = set()
+        requests = ((lot, list(map(keys.activity, lot))) for lot in lots)
+        for lot, now_ms, values in self._servers.read(requests):
+            judged = judge_values(list(values.values()), now_ms, self._threshold_s)
+            states = dict(zip(values, judged, strict=True))
+            self._fleet.judged_at_ms = max(self._fleet.judged_at_ms, now_ms)
+            for id_ in lot:
+                name = keys.activity(id_)
+                self.absent[id_] = values.get(name)
+                if states.get(name, State.ACTIVE) is State.ACTIVE:
+                    working.add(id_)
+        if working:
+            for due in self._fleet.due():
+                due.let_go(working)

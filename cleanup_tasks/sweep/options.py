@@ -1,0 +1,51 @@
+"""The inputs of a sweep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.servers.client import Tls
+from cleanup_tasks.servers.url import Address
+
+#: What a sweep does about coordinators of which only related keys are left.
+OrphansMode = Literal["off", "report", "reap"]
+
+#: Called with what is being done, how much of it is done, and how much there is (0: not known).
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one sweep does, and where. Nothing of it changes while it runs."""
+
+    #: The coordination Redis.
+    address: Address
+    tls: Tls = field(default_factory=Tls)
+    dry_run: bool = False
+    #: Silence in seconds after which a coordinator is stale.
+    threshold_s: int = 600
+    orphans: OrphansMode = "off"
+    engine: EngineName = "lua"
+    #: Why the Python engine is used, or None.
+    fallback_reason: str | None = None
+    #: How often sweeps are due, in seconds.
+    interval_s: int = 300
+    #: The lock's token; all attempts of a task have the same.
+    owner: str = ""
+    #: How many coordinators a sweep names in the log, of each kind; None: all.
+    max_named: int | None = None
+    #: What attempts before this one did for good.
+    previous: PreviousAttempts = field(default_factory=PreviousAttempts)
+    #: Whether another attempt follows where this one fails for a reason that may pass.
+    is_retried: bool = False
+    progress: Progress = no_progress
+    #: The log file, perhaps with a ``~``, or None; and the form of the summary line.
+    log_path: Path | None = None
+    log_format: Literal["keyvalue", "json"] = "keyvalue"

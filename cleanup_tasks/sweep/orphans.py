@@ -1,0 +1,93 @@
+"""Orphans: coordinators that related keys name and that have no heartbeat.
+
+A coordinator that is just starting looks the same, so reaping takes two sightings: the first sighting of an
+id is noted with the server's time, and only a later sweep may reap it, once that was more than the threshold
+ago. The sightings are one hash in the coordination Redis (`keys.SIGHTINGS`), id -> ms since the epoch.
+"""
+
+from collections.abc import Container, Iterable, Set
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, OutOfMemoryError
+
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import State, is_older, judge_values
+from cleanup_tasks.servers.lock import TTL_S as LOCK_TTL_S
+from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.fleet import Due, Fleet
+
+#: Sightings that are noted at most, about 10 MB of the server's memory; others wait until there is room.
+MAX_SIGHTINGS = 100_000
+#: Sightings that one command reads or writes.
+CHUNK = 1_000
+
+
+class Sightings:
+    """When each orphan was first seen.
+
+    They expire when no sweep renews them, so that turning the feature off leaves nothing behind, and what was
+    seen before a long pause does not count.
+    """
+
+    def __init__(self, client: Redis, threshold_s: int, interval_s: int) -> None:
+        """`client`: of the server that holds them; threshold and interval of the sweeps, in seconds."""
+        self._client = client
+        self._threshold_s = threshold_s
+        self._ttl_s = 2 * (threshold_s + interval_s + LOCK_TTL_S)
+        self._sighted: dict[bytes, bytes] = {}
+
+    def read(self) -> None:
+        """Read all; they are those of before this sweep."""
+        scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
+        self._sighted = {id_: seen_ms for id_, seen_ms in scanned if seen_ms.isdigit()}
+
+    def add_due(self, fleet: Fleet, servers: Topology, now_ms: int) -> None:
+        """Add to the fleet those that were sighted long enough ago and still give no sign of life."""
+        ids = [
+            id_
+            for id_, seen_ms in self._sighted.items()
+            if id_ not in fleet.coordinators and is_older(int(seen_ms), now_ms, self._threshold_s)
+        ]
+        lots = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        requests = ((lot, list(map(keys.activity, lot))) for lot in lots)
+        for lot, read_ms, values in servers.read(requests):
+            judged = judge_values(list(values.values()), read_ms, self._threshold_s)
+            states = dict(zip(values, judged, strict=True))
+            for id_ in lot:
+                name = keys.activity(id_)
+                if states.get(name, State.ACTIVE) is not State.ACTIVE:
+                    fleet.add_due(Due(id_, None, values[name], self._sighted[id_]), read_ms)
+
+    def add_new(self, orphans: Set[bytes], now_ms: int) -> None:
+        """Note orphans that are seen for the first time, and forget who is no orphan any more."""
+        self.forget(self._sighted.keys() - orphans)
+        fresh = [id_ for id_ in orphans if id_ not in self._sighted]
+        room = MAX_SIGHTINGS - len(self._sighted)
+        if len(fresh) > room:
+            logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
+        try:
+            for chunk in _chunks(fresh[:room]):
+                self._client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(chunk, str(now_ms)))
+            self._client.expire(keys.SIGHTINGS, self._ttl_s)
+        except (OutOfMemoryError, NoPermissionError) as error:
+            logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)
+
+    def forget(self, coordinators: Iterable[bytes]) -> None:
+        """Forget some that are no orphans, or were reaped."""
+        ids = [id_ for id_ in coordinators if self._sighted.pop(id_, None) is not None]
+        for chunk in _chunks(ids):
+            self._client.hdel(keys.SIGHTINGS, *chunk)
+
+    def forget_living(self, living: Container[bytes]) -> None:
+        """Forget those that have a heartbeat, for a sweep that notes nobody."""
+        try:
+            if self._client.exists(keys.SIGHTINGS):
+                self.read()
+                self.forget([id_ for id_ in self._sighted if id_ in living])
+        except NoPermissionError:
+            return  # who may not read the sightings has never written one
+
+
+def _chunks(ids: list[bytes]) -> Iterable[list[bytes]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))

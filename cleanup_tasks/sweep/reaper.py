@@ -1,0 +1,131 @@
+"""Has batches deleted, the next under way while one is awaited, and counts what became of them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from redis.exceptions import RedisError, TimeoutError
+
+from cleanup_tasks.engines.batch import Answer, Batch
+from cleanup_tasks.engines.engine import Engine
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.errors import ScriptingRefused, may_have_happened
+from cleanup_tasks.sweep.fleet import Due
+
+
+class Reaper:
+    """What becomes of the batches of one sweep."""
+
+    def __init__(self, engine: Engine, report: Report, max_named: int | None) -> None:
+        """Count in `report`.
+
+        Args:
+            engine: what deletes.
+            report: the sweep's.
+            max_named: how many orphans the log names; None: all.
+        """
+        self._engine = engine
+        self._report = report
+        self._max_named = max_named
+        self._named = 0
+        #: From before a batch is sent until it is counted: an exception may come at any point.
+        self._under_way: deque[Batch] = deque()
+        #: Those that were due and stayed.
+        self.kept: set[bytes] = set()
+        #: Those of which something was given up.
+        self.blocked: set[bytes] = set()
+        #: Orphans whose keys went.
+        self.reaped_orphans: list[bytes] = []
+
+    def reap(self, batches: Iterable[Batch | None], after_each: Callable[[int], object]) -> None:
+        """Have all batches deleted; `after_each` is told how many coordinators a batch was the end of.
+
+        At None it waits for the end of all batches before, and only then asks for the next one.
+
+        Raises what the engine or `after_each` raises, once what was under way has come to an end too.
+        """
+        try:
+            for batch in batches:
+                limit = 1 if batch is None else self._engine.in_flight
+                while len(self._under_way) >= limit:
+                    after_each(self._receive())
+                if batch is not None:
+                    self._under_way.append(batch)
+                    self._engine.send([batch])
+            while self._under_way:
+                after_each(self._receive())
+        except BaseException as error:
+            self._wind_up(error)
+            raise
+        finally:
+            self._engine.close()
+
+    def _receive(self) -> int:
+        batch, answer = self._engine.receive()
+        done = self._count(batch, answer)
+        self._under_way.remove(batch)
+        if answer.error is not None:
+            raise answer.error
+        return done
+
+    def _wind_up(self, error: BaseException) -> None:
+        """After a failure: see what becomes of what is under way, for the server may have done it."""
+        if (
+            self._under_way
+            and isinstance(error, RedisError | ScriptingRefused)
+            and not may_have_happened(error)
+        ):
+            self._under_way.popleft()  # it was refused as a whole
+        try:
+            # a server that was silent for so long is not waited for once more
+            while self._engine.pending and not isinstance(error, TimeoutError):
+                self._receive()
+        except (RedisError, ScriptingRefused):
+            pass  # the first failure is told
+        finally:
+            if not self._report.dry_run:
+                self._report.cleanup_errors += len(self._under_way)
+            self._under_way.clear()
+
+    def _count(self, batch: Batch, answer: Answer) -> int:
+        report = self._report
+        stayed = {*answer.kept, *answer.failed}
+        gone: list[Due] = []
+        for number, subject in enumerate(batch.subjects):
+            if not isinstance(subject, Due):
+                continue
+            if number not in stayed:
+                gone.append(subject)
+                continue
+            self.kept.add(subject.id)
+            if not subject.is_orphan and number in answer.kept:
+                report.revived_coordinators += 1
+                logger.info("Coordinator revived, kept: %s", keys.text(subject.id))
+        self._give_up(batch, answer.failed)
+        orphans = [due.id for due in gone if due.is_orphan]
+        report.keys_deleted += answer.deleted
+        report.orphaned_coordinators_reaped += len(orphans)
+        report.reaped += len(gone) - len(orphans)
+        self.reaped_orphans += orphans
+        self._name_orphans(orphans)
+        return len(gone)
+
+    def _give_up(self, batch: Batch, failed: list[int]) -> None:
+        if not failed:
+            return
+        for number in failed:
+            subject = batch.subjects[number]
+            ids = [due.id for due in ((subject,) if isinstance(subject, Due) else subject)]
+            for id_ in ids:
+                if id_ not in self.blocked:
+                    logger.warning("Kept, not all of its keys could be dealt with: %s", keys.text(id_))
+            self.blocked.update(ids)
+            self.kept.update(ids)
+        self._report.cleanup_errors += 0 if self._report.dry_run else 1
+
+    def _name_orphans(self, reaped: list[bytes]) -> None:
+        room = len(reaped) if self._max_named is None else self._max_named - self._named
+        for id_ in reaped[: max(0, room)]:
+            logger.info("Orphaned coordinator reaped: %s", keys.text(id_))
+        self._named += len(reaped)

@@ -1,0 +1,157 @@
+"""One sweep, whoever asks for it. It ends in one place, and its report says what it did."""
+
+import contextlib
+import gc
+import time
+from collections.abc import Iterator
+
+from celery.exceptions import SoftTimeLimitExceeded
+from redis.exceptions import NoPermissionError, RedisError
+
+from cleanup_tasks.engines import engine_for
+from cleanup_tasks.reporting.exporter import CHANNEL
+from cleanup_tasks.reporting.log import log_report, log_summary, logger
+from cleanup_tasks.reporting.logfile import open_log_file
+from cleanup_tasks.reporting.metrics import FIGURES, Outcome
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers import acl
+from cleanup_tasks.servers.errors import ScriptingRefused, interrupts_unmasked, is_transient
+from cleanup_tasks.servers.lock import SweepLock
+from cleanup_tasks.servers.topology import Topology, servers_at
+from cleanup_tasks.sweep.cleaner import Cleaner
+from cleanup_tasks.sweep.options import Options
+
+#: Why a sweep that found the lock held did nothing.
+LOCKED = "another sweep is running"
+#: What breaks a sweep off from outside: no failure, for the next sweep goes on where this one stopped.
+INTERRUPTS = (KeyboardInterrupt, SoftTimeLimitExceeded)
+
+
+class Sweep:
+    """A sweep; `report` says what it did, also after an exception."""
+
+    def __init__(self, options: Options) -> None:
+        """Nothing is sent before `run`."""
+        self._options = options
+        self._published: dict[str, int] = {}
+        #: Whether the server answered at all; where it did not, nothing was done.
+        self.connected = False
+        self.report = Report(
+            dry_run=options.dry_run,
+            implementation=options.engine,
+            fallback_reason=options.fallback_reason,
+            stale_threshold_seconds=options.threshold_s,
+        )
+
+    def run(self) -> Report:
+        """Sweep, and tell log and metrics how it ended, whichever way that was.
+
+        Raises:
+            ScriptingRefused: the Lua engine can't work on this server, the Python engine may.
+            RedisError: anything else that went wrong there.
+            KeyboardInterrupt, SoftTimeLimitExceeded: it was broken off; what was under way has ended.
+        """
+        open_log_file(self._options.log_path)
+        started_s = time.perf_counter()
+        outcome: Outcome = "failed"
+        try:
+            with interrupts_unmasked(INTERRUPTS), _without_garbage_collection():
+                self._sweep()
+            outcome = self._outcome()
+        except INTERRUPTS:
+            outcome = "incomplete"
+            raise
+        except ScriptingRefused:
+            outcome = "refused"
+            raise
+        except NoPermissionError as error:
+            # The server doesn't say which key, so we say which ones are asked for.
+            raise NoPermissionError(f"{error}; the user needs {acl.RULES}") from error
+        except RedisError as error:
+            outcome = "retried" if self._options.is_retried and is_transient(error) else "failed"
+            raise
+        finally:
+            self._end(outcome, time.perf_counter() - started_s)
+        return self.report
+
+    def _sweep(self) -> None:
+        options, report = self._options, self.report
+        with servers_at(options.address, options.tls) as servers:
+            servers.connect()
+            self.connected = True
+            if options.dry_run:
+                if servers.is_replica():
+                    logger.warning("Dry run on a replica: what it shows may lag behind its primary")
+                self._clean(servers, lock=None)
+                return
+            with SweepLock(servers.client_for(keys.LOCK), options.owner) as lock:
+                if lock.acquire():
+                    self._clean(servers, lock)
+                else:
+                    report.skipped = LOCKED
+
+    def _clean(self, servers: Topology, lock: SweepLock | None) -> None:
+        def go_on(what: str, done: int, total: int) -> None:
+            if lock is not None:
+                lock.renew()
+            self._publish()
+            self._options.progress(what, done, total)
+
+        engine = engine_for(servers, self._options.engine)
+        Cleaner(servers, engine, self._options, self.report, go_on).run()
+
+    def _outcome(self) -> Outcome:
+        if self.report.skipped:
+            return "skipped"
+        if not self.report.complete:
+            return "incomplete"
+        return "dry_run" if self.report.dry_run else "success"
+
+    def _end(self, outcome: Outcome, elapsed_s: float) -> None:
+        """Where every sweep ends."""
+        report, options = self.report, self._options
+        report.complete = report.complete and outcome in ("success", "dry_run")
+        if outcome == "failed" and self.connected and not report.dry_run:
+            report.cleanup_errors = max(1, report.cleanup_errors)
+        self._publish()
+        report.add(options.previous)
+        if outcome == "success" and not report.complete:
+            outcome = "incomplete"  # what an attempt before this one lost sight of is not known
+        report.finish(elapsed_s)
+        if outcome not in ("retried", "refused") and (outcome != "failed" or self.connected):
+            log_report(report)
+        log_summary(report, outcome, options.log_format)
+        came_to_its_end = outcome in ("success", "incomplete", "dry_run")
+        cleaned = outcome in ("success", "incomplete")
+        CHANNEL.call(
+            "end",
+            outcome,
+            report.implementation,
+            duration_s=report.execution_time_ms / 1000 if came_to_its_end else None,
+            stale=report.stale_coordinators_found if cleaned else None,
+            orphaned=report.orphaned_coordinators_found if cleaned else None,
+            fallback_reason=report.fallback_reason if came_to_its_end else None,
+        )
+
+    def _publish(self) -> None:
+        """Have the metrics' counters grow by what the report grew by since the last time."""
+        if self.report.dry_run:
+            return
+        figures = {field: getattr(self.report, field) for field in FIGURES}
+        grown = {field: value - self._published.get(field, 0) for field, value in figures.items()}
+        if any(grown.values()):
+            CHANNEL.call("grow", **{field: amount for field, amount in grown.items() if amount})
+        self._published = figures
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Python's search for cyclic garbage takes a sixth of a large sweep, and finds none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,50 @@
+"""What a Celery worker does besides its tasks: it serves metrics, and counts sweeps that were lost."""
+
+from typing import Any
+
+from celery import signals
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+
+from cleanup_tasks.reporting.exporter import CHANNEL
+from cleanup_tasks.reporting.metrics import METRICS
+from cleanup_tasks.settings import InvalidSettings, get_settings
+
+ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
+
+
+@signals.worker_init.connect
+def _open(**_: Any) -> None:
+    """Open the port before the pool forks; a worker that can't says so and does not start."""
+    try:
+        settings = get_settings()
+    except InvalidSettings as error:
+        raise SystemExit(str(error)) from None
+    METRICS.interval.set(settings.cleanup_interval_seconds)
+    address, port = settings.cleanup_metrics_address, settings.cleanup_metrics_port
+    if port is None:
+        return
+    try:
+        CHANNEL.open(address, port)
+    except OSError as error:
+        # Celery only logs what a receiver raises, unless it is this.
+        raise SystemExit(f"CLEANUP_METRICS_PORT: can't listen on {address}:{port}: {error}") from None
+
+
+@signals.worker_process_init.connect
+def _leave(**_: Any) -> None:
+    CHANNEL.leave()
+
+
+#: The task that was lost last: a hard time limit is announced twice.
+_last_lost: list[str | None] = [None]
+
+
+@signals.task_failure.connect
+def _count_lost(
+    sender: Any = None, task_id: str | None = None, exception: BaseException | None = None, **_: Any
+) -> None:
+    """Celery sends this in the main process for a task whose child was killed or ran out of time."""
+    engine = ENGINE_OF_TASK.get(getattr(sender, "name", ""))
+    if engine and isinstance(exception, WorkerLostError | TimeLimitExceeded) and task_id != _last_lost[0]:
+        _last_lost[0] = task_id
+        CHANNEL.call("end", "lost", engine)

@@ -1,0 +1,123 @@
+"""What a sweep asks of the server, counted in commands and bytes, which don't depend on the machine."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.servers.pipelining import LOW_LATENCY as LIMITS
+from cleanup_tasks.servers.pipelining import MGET_KEYS
+from cleanup_tasks.servers.single import SingleServer
+from demo.dataset import KEYS_EACH, write_acceptance_data
+from tests.support.sweeping import NamedEngine, clean, new_report
+
+COORDINATORS = 2_000
+STALE = 1_980
+#: A batch is full once it holds so many coordinators: their six keys, and two guards.
+BATCHES = -(-STALE // -(-LIMITS.batch_keys // (KEYS_EACH + 2)))
+#: Pages in one pass.
+PAGES = -(-COORDINATORS * KEYS_EACH // LIMITS.scan_count)
+#: Heartbeats are read in lots, each with the server's time, and the activities of the stale among them.
+LOTS = -(-COORDINATORS // LIMITS.read_keys)
+READS = LOTS * -(-LIMITS.read_keys // MGET_KEYS)
+#: A pass for the heartbeats; whether there are sightings of orphans.
+LOOKING = Counter({"scan": PAGES, "time": 2 * LOTS, "mget": READS, "exists": 1})
+#: Related keys, whose messages are as old as it is now.
+COLLECTING = Counter({"scan": PAGES, "time": 1})
+#: The activities of those that are stale.
+ACTIVITIES = Counter({"mget": READS})
+#: Per batch; what a script calls counts too.
+REAPING = {
+    "lua": {"evalsha": 1, "time": 1, "mget": 1, "unlink": 1},
+    "python": {"watch": 1, "time": 1, "mget": 1, "multi": 1, "unlink": 1, "exec": 1},
+}
+#: The script is loaded, and called with nothing to do.
+FIRST = {"lua": {"script": 1, "evalsha": 1, "time": 1}, "python": {}}
+#: How a connection introduces itself.
+INTRODUCTIONS = ("client", "hello")
+#: Bytes to the server and from it: what was measured, and 3 % for longer cursors and the like.
+BYTES_LOOKING = {"off": (101_000, 262_000), "report": (102_000, 886_000)}
+BYTES = {"lua": (1_334_000, 732_000), "python": (1_182_000, 1_052_000)}
+
+
+def sweep(
+    client: Redis, engine: NamedEngine, orphans: str = "off"
+) -> tuple[Report, Counter[str], tuple[int, int]]:
+    """The report of a sweep, the calls of each command, and the bytes to the server and from it."""
+    report = new_report(engine.name)
+    client.config_resetstat()
+    clean(SingleServer(client), engine, report, orphans=orphans)
+    info: dict[str, Any] = client.info("everything")
+    calls: Counter[str] = Counter()
+    for name, row in info.items():
+        if name.startswith("cmdstat_"):
+            # since 7.0 with the subcommand: "script|load"
+            calls[name.removeprefix("cmdstat_").split("|")[0]] += row["calls"]
+    for name in ("info", "config", *INTRODUCTIONS):
+        del calls[name]
+    return report, calls, (info["total_net_input_bytes"], info["total_net_output_bytes"])
+
+
+def reaping(engine: NamedEngine, batches: int) -> Counter[str]:
+    """The commands for so many batches."""
+    each = {name: number * batches for name, number in REAPING[engine.name].items()}
+    return Counter(each) + Counter(FIRST[engine.name])
+
+
+def test_most_are_stale(client: Redis, engine: NamedEngine) -> None:
+    write_acceptance_data(client, COORDINATORS, COORDINATORS - STALE)
+    report, calls, wire = sweep(client, engine)
+    assert report.keys_deleted == STALE * KEYS_EACH
+    assert calls == LOOKING + ACTIVITIES + COLLECTING + reaping(engine, BATCHES)
+    assert_within(wire, BYTES[engine.name])
+
+
+@pytest.mark.parametrize("orphans", ["off", "report"])
+def test_nobody_is_stale(client: Redis, engine: NamedEngine, orphans: str) -> None:
+    """Only who looks for orphans goes through the related keys."""
+    write_acceptance_data(client, COORDINATORS, COORDINATORS)
+    report, calls, wire = sweep(client, engine, orphans)
+    assert report.active_coordinators == COORDINATORS
+    assert calls == LOOKING + (COLLECTING if orphans == "report" else Counter())
+    assert_within(wire, BYTES_LOOKING[orphans])
+
+
+@pytest.mark.parametrize("form", ["hub", "pairs"])
+def test_messages_between_the_stale_cost_no_question(client: Redis, engine: NamedEngine, form: str) -> None:
+    """They make batches fuller, and nothing else: each is one key more, and at most two guards."""
+    write_acceptance_data(client, COORDINATORS, COORDINATORS - STALE)
+    parties = [
+        (0 if form == "hub" else number * 7 % STALE, other)
+        for number, other in enumerate(range(1, STALE))
+        if form == "hub" or number * 7 % STALE != other
+    ]
+    message = "blocking:idempotency:test-coordinator-{}:test-coordinator-{}:done:1:2"
+    client.mset({message.format(*both): "1" for both in parties})
+    report, calls, _ = sweep(client, engine)
+    assert report.keys_deleted == STALE * KEYS_EACH + len(parties)
+    batches = calls["unlink"]
+    assert BATCHES < batches <= BATCHES * (KEYS_EACH + 2 + 3) / (KEYS_EACH + 2) + 2
+    more_pages = calls["scan"] - 2 * PAGES
+    assert 0 < more_pages <= 2 * (len(parties) // LIMITS.scan_count + 1)
+    del calls["scan"]
+    expected = LOOKING + ACTIVITIES + COLLECTING + reaping(engine, batches)
+    del expected["scan"]
+    assert calls == expected
+
+
+def test_commands_grow_with_the_keys(client: Redis, engine: NamedEngine) -> None:
+    """Twice the coordinators, twice the commands."""
+    write_acceptance_data(client, COORDINATORS, 20)
+    _, calls, _ = sweep(client, engine)
+    client.flushall()
+    write_acceptance_data(client, 2 * COORDINATORS, 40)
+    _, more_calls, _ = sweep(client, engine)
+    assert 1.8 < sum(more_calls.values()) / sum(calls.values()) < 2.2
+
+
+def assert_within(wire: tuple[int, int], limits: tuple[int, int]) -> None:
+    """Neither direction takes more than its limit, nor so much less that the limit says nothing."""
+    for direction, used, limit in zip(("to the server", "from it"), wire, limits, strict=True):
+        assert 0.94 * limit < used <= limit, f"{used} bytes {direction}, limit {limit}"

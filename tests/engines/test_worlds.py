@@ -1,0 +1,153 @@
+"""Random small worlds: the promises hold whatever happens between any two requests of a sweep."""
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from redis.exceptions import ConnectionError
+
+from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.python import PythonEngine
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import server_time_ms
+from cleanup_tasks.servers.single import SingleServer
+from demo.servers import Server
+from tests.support.sweeping import all_keys, clean, digest, new_report
+from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
+
+ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
+BOTH = pytest.mark.parametrize("by", ["lua", "python"])
+#: Which request of a sweep; such a world takes about twenty.
+MOMENT = st.integers(0, 24)
+
+random_worlds = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def write(client: Redis, world: World, now_ms: int | None = None) -> int:
+    """Nothing but this world; returns the time at which it was written."""
+    client.flushall()
+    now_ms = now_ms or server_time_ms(client)
+    if values := world.values(now_ms):
+        client.mset(values)
+    if sightings := world.sightings(now_ms):
+        client.hset(keys.SIGHTINGS, mapping=sightings)
+    return now_ms
+
+
+def swept(client: Redis, by: str, *, dry_run: bool = False) -> Report:
+    """The report of a sweep that has come to its end, or was cut off."""
+    report = new_report(ENGINES[by].name, dry_run=dry_run)
+    with SingleServer(client) as servers:
+        clean(servers, ENGINES[by](client), report, orphans="reap")
+    return report
+
+
+def related_keys(client: Redis) -> set[bytes]:
+    """All keys but the sightings."""
+    return all_keys(client) - {keys.SIGHTINGS}
+
+
+@BOTH
+@random_worlds
+@given(world=worlds(), moment=MOMENT, what=st.sampled_from(EVENTS), data=st.data())
+def test_whoever_gives_a_sign_of_life_keeps_what_it_has(
+    client: Redis, by: str, world: World, moment: int, what: str, data: st.DataObject
+) -> None:
+    write(client, world)
+    coordinator = data.draw(st.sampled_from(sorted(world.coordinators)))
+    had: set[bytes] = set()
+
+    def happen() -> None:
+        had.update(key for key in related_keys(client) if may_own(coordinator, key))
+        happen_to(client, coordinator, what)
+
+    with before_request(moment, happen) as happened:
+        report = swept(client, by)
+    assert report.complete
+    if happened() and what != "dies":
+        event(f"{what}, of {min(len(had), 3)} keys or more")
+        assert had - related_keys(client) <= {keys.heartbeat(coordinator)}
+        assert client.exists(keys.heartbeat(coordinator), keys.activity(coordinator))
+
+
+@BOTH
+@random_worlds
+@given(world=worlds(), moment=MOMENT)
+def test_a_sweep_that_is_cut_off_leaves_nothing_that_the_next_one_does_not_find(
+    client: Redis, by: str, world: World, moment: int
+) -> None:
+    # Given what a sweep leaves that comes to its end
+    now_ms = write(client, world)
+    before = related_keys(client)
+    whole = swept(client, by)
+    left = related_keys(client)
+    assert (whole.keys_deleted, whole.complete) == (len(before) - len(left), True)
+    # When one loses its connection at any moment
+    write(client, world, now_ms)
+    cut: Report | None = None
+
+    def lose() -> None:
+        raise ConnectionError("lost")
+
+    with before_request(moment, lose) as happened:
+        try:
+            cut = swept(client, by)
+        except ConnectionError:
+            assert happened()
+    # Then the next one does the rest
+    swept(client, by)
+    assert related_keys(client) == left
+    assert cut is None or cut.complete
+
+
+@BOTH
+@random_worlds
+@given(world=worlds())
+def test_a_dry_run_writes_nothing_and_says_what_would_go(client: Redis, by: str, world: World) -> None:
+    write(client, world)
+    before = digest(client)
+    announced = swept(client, by, dry_run=True)
+    assert digest(client) == before
+    done = swept(client, by)
+    assert announced.keys_deleted == done.keys_deleted
+    assert announced.orphan_keys_deleted == done.orphan_keys_deleted
+    assert announced.reaped == done.reaped
+
+
+@random_worlds
+@given(world=worlds())
+def test_both_engines_take_the_same(client: Redis, world: World) -> None:
+    left = []
+    now_ms = server_time_ms(client)
+    for by in ENGINES:
+        write(client, world, now_ms)
+        swept(client, by)
+        left.append(related_keys(client))
+    assert left[0] == left[1]
+
+
+@BOTH
+@random_worlds
+@given(world=worlds(), moment=MOMENT, other=st.sampled_from(sorted(ENGINES)))
+def test_two_sweeps_at_once_are_harmless(
+    server: Server, client: Redis, by: str, world: World, moment: int, other: str
+) -> None:
+    write(client, world)
+    now = related_keys(client)
+    reports = [swept(client, by)]
+    left = len(now) - len(related_keys(client))
+    write(client, world)
+    deleted = 0
+
+    def sweep_too() -> None:
+        nonlocal deleted
+        with server.client() as second:
+            deleted = swept(second, other).keys_deleted
+
+    with before_request(moment, sweep_too):
+        reports.append(swept(client, by))
+    assert reports[0].keys_deleted == left
+    assert reports[1].keys_deleted + deleted == left

@@ -1,0 +1,121 @@
+"""A primary, its replica, and three real sentinels, started by the tests."""
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError, ResponseError
+
+from demo.servers import Server, free_port, running_server, stop, valkey_binary, wait_until
+
+SERVICE = "coordination"
+SENTINELS = 3
+QUORUM = 2
+#: Periods in ms. Left to itself a sentinel waits four times two seconds before it demotes an old primary.
+PACE = ("INFO-PERIOD", "500", "PUBLISH-PERIOD", "200", "PING-PERIOD", "200", "ASK-PERIOD", "200")
+
+
+class Sentinels:
+    """The running servers; `ports` are the sentinels'."""
+
+    def __init__(self, servers: list[Server], ports: list[int]) -> None:
+        """`servers` are the primary and its replica."""
+        self.servers = servers
+        self.ports = ports
+
+    def ask(self, text: str) -> Any:
+        """What the first sentinel answers to a command."""
+        with Redis(port=self.ports[0]) as client:
+            return client.execute_command(*text.split())
+
+    def primary(self) -> Server:
+        """The primary, as the first sentinel says."""
+        port = int(self.ask(f"SENTINEL GET-MASTER-ADDR-BY-NAME {SERVICE}")[1])
+        return next(server for server in self.servers if server.port == port)
+
+    def fail_over(self) -> None:
+        """The replica has all that the primary said, and takes over; the primary becomes its replica."""
+        old = self._replicated()
+        wait_until(self._failing_over, "a failover begins")
+        wait_until(lambda: self.primary() is not old, "the replica takes over")
+        wait_until(lambda: _role(old) == b"slave", "the old primary is a replica")
+
+    def kill_primary(self) -> None:
+        """The primary dies; its replica has all that it said."""
+        process = self._replicated().process
+        process.kill()
+        process.wait()
+
+    def _replicated(self) -> Server:
+        server = self.primary()
+        with server.client() as client:
+            assert client.wait(1, 10_000) == 1
+        return server
+
+    def _failing_over(self) -> bool:
+        try:
+            self.ask(f"SENTINEL FAILOVER {SERVICE}")
+        except ResponseError:  # NOGOODSLAVE: it doesn't know the replica yet
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def running_sentinels() -> Iterator[Sentinels]:
+    """All of it for the length of a with block."""
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(running_server("--repl-diskless-sync-delay", "0"))
+        replica = stack.enter_context(running_server("--replicaof", "127.0.0.1", str(primary.port)))
+        with replica.client() as client:
+            wait_until(
+                lambda: client.info("replication")["master_link_status"] == "up", "the replica is in step"
+            )
+        ports = [stack.enter_context(_running_sentinel(primary)) for _ in range(SENTINELS)]
+        sentinels = Sentinels([primary, replica], ports)
+        wait_until(lambda: _knows_all(sentinels), "the sentinels know the replica")
+        yield sentinels
+
+
+def _knows_all(sentinels: Sentinels) -> bool:
+    return len(sentinels.ask(f"SENTINEL REPLICAS {SERVICE}")) == 1
+
+
+def _role(server: Server) -> bytes:
+    with server.client() as client:
+        role: bytes = client.role()[0]
+        return role
+
+
+@contextlib.contextmanager
+def _running_sentinel(primary: Server) -> Iterator[int]:
+    with tempfile.TemporaryDirectory(prefix="cleanup-sentinel-") as folder:
+        port = free_port()
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(
+            f"""port {port}
+bind 127.0.0.1
+dir {folder}
+logfile {folder}/sentinel.log
+sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {QUORUM}
+sentinel down-after-milliseconds {SERVICE} 1000
+sentinel failover-timeout {SERVICE} 10000
+"""
+        )
+        process = subprocess.Popen([valkey_binary(), str(config), "--sentinel"], start_new_session=True)
+        try:
+            wait_until(lambda: _answers(port), "a sentinel answers")
+            with Redis(port=port) as client:
+                client.execute_command("SENTINEL", "DEBUG", *PACE)
+            yield port
+        finally:
+            stop(process)
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(ConnectionError), Redis(port=port) as client:
+        return bool(client.ping())
+    return False

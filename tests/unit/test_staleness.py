@@ -1,0 +1,169 @@
+"""The staleness rule: the table, its edges, and fast reading that reads what slow reading does."""
+
+import pytest
+from hypothesis import given, settings
+
+from cleanup_tasks.rules.staleness import (
+    EARLIEST_MS,
+    FUTURE_MS,
+    MAX_BYTES,
+    MAX_DEPTH,
+    State,
+    _read,
+    _read_fast,
+    is_older,
+    is_plausible,
+    judge,
+    judge_values,
+    oldest_active_ms,
+    times_of,
+)
+from tests.support.cases import BOUNDARIES, STALENESS, values_of
+from tests.support.documents import SPACES, every_oddity, odd_values, with_times
+
+NOW_MS = 1_800_000_000_123
+THRESHOLD_S = 600
+ACTIVE, STALE, UNREADABLE = State.ACTIVE, State.STALE, State.UNREADABLE
+
+
+def verdict(value: bytes) -> State:
+    return judge(with_times(value, NOW_MS), None, NOW_MS, THRESHOLD_S)
+
+
+def assert_fast_is_slow(values: list[bytes]) -> int:
+    """What the fast reader reads, if anything, is what the slow one reads; returns how often it did."""
+    fast = {value: read for value in values if (read := _read_fast(value)) is not None}
+    assert [value for value, read in fast.items() if read != _read(value)] == []
+    return len(fast)
+
+
+def test_the_table() -> None:
+    wrong = [
+        row["name"]
+        for row in STALENESS
+        if judge(*values_of(row, NOW_MS), NOW_MS, THRESHOLD_S).value != row["verdict"]
+    ]
+    assert wrong == []
+
+
+def test_the_tables_boundaries() -> None:
+    wrong = [
+        row["name"]
+        for row in BOUNDARIES
+        if judge(str(row["time_ms"]).encode(), None, row["now_ms"], row["threshold_s"]).value
+        != row["verdict"]
+    ]
+    assert wrong == []
+
+
+@given(values=odd_values())
+@settings(max_examples=80, deadline=None)
+def test_odd_documents_are_read_fast_as_slowly(values: list[bytes]) -> None:
+    assert_fast_is_slow([with_times(value, NOW_MS) for value in values])
+
+
+def test_every_oddity_is_read_fast_as_slowly() -> None:
+    values = [with_times(value, NOW_MS) for value in every_oddity()]
+    assert assert_fast_is_slow(values) > len(values) / 10
+    # Some are JSON after all, others are not: the table does not just say "unreadable"
+    assert set(judge_values(values, NOW_MS, THRESHOLD_S)) == {STALE, UNREADABLE}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"coordinatorId":"c","lastHeartbeat":%d,"sequence":4,"iteration":0}',
+        '{"coordinatorId": "c", "timestamp": %d, "status": "alive"}',
+        '{"lastActivity":%d,"metadata":{"a":[1,2.5,null,true,{"timestamp":"no"}],"b":"köln"},"timestamp":1.5}',
+    ],
+)
+def test_what_real_writers_write_is_read_fast(document: str) -> None:
+    value = (document % (NOW_MS - 700_000)).encode()
+    assert _read_fast(value) == _read(value)
+    assert _read_fast(value) is not None
+    assert verdict(value) is STALE
+
+
+@given(values=odd_values(), activities=odd_values())
+@settings(max_examples=40, deadline=None)
+def test_many_at_once_are_judged_as_one_by_one(values: list[bytes], activities: list[bytes]) -> None:
+    beats: list[bytes | None] = [None, *(with_times(value, NOW_MS) for value in values)]
+    works: list[bytes | None] = [None, *(with_times(value, NOW_MS) for value in activities)]
+    singly = [judge(value, None, NOW_MS, THRESHOLD_S) for value in beats]
+    assert judge_values(beats, NOW_MS, THRESHOLD_S) == singly
+    # A fresh activity saves the stale, and nothing else changes a verdict
+    for beat, work in zip(beats, works, strict=False):
+        alone, worked = (judge(value, None, NOW_MS, THRESHOLD_S) for value in (beat, work))
+        saved = alone is STALE and worked is ACTIVE
+        assert judge(beat, work, NOW_MS, THRESHOLD_S) is (ACTIVE if saved else alone)
+
+
+@pytest.mark.parametrize("form", ["%s", '{"timestamp": %s}', '{"x": {}, "lastActivity": %s, "y": "\\u0041"}'])
+@pytest.mark.parametrize("now_ms", [1_800_000_000_000, 1_800_000_000_999])
+def test_the_edges_of_time(form: str, now_ms: int) -> None:
+    second_ms = 1_800_000_000_000
+    expected = {
+        str(second_ms - 600_000): ACTIVE,
+        str(second_ms - 600_001): STALE,
+        f"{second_ms - 600_001}.999": STALE,
+        str(now_ms + FUTURE_MS): ACTIVE,
+        f"{now_ms + FUTURE_MS}.5": UNREADABLE,
+        str(now_ms + FUTURE_MS + 1): UNREADABLE,
+        str(EARLIEST_MS): STALE,
+        str(EARLIEST_MS - 1): UNREADABLE,
+        f"{EARLIEST_MS - 1}.999": UNREADABLE,
+        "1e12": STALE,
+        f"-{now_ms}": UNREADABLE,
+        "1e400": UNREADABLE,
+        "-1e400": UNREADABLE,
+    }
+    values = [(form % number).encode() for number in expected]
+    found = judge_values(values, now_ms, THRESHOLD_S)
+    assert dict(zip(expected, found, strict=True)) == expected
+
+
+def test_a_time_ahead_counts_as_now() -> None:
+    values = [b"%d" % (NOW_MS + ahead_ms) for ahead_ms in (-1, 0, 1, FUTURE_MS)]
+    assert times_of(values, NOW_MS) == [NOW_MS - 1, NOW_MS, NOW_MS, NOW_MS]
+
+
+def test_older_than_the_threshold_is_stale() -> None:
+    """The two questions that others ask about a time give the rule's answer."""
+    for time_ms in range(NOW_MS - 603_000, NOW_MS - 597_000, 37):
+        stale = judge(b"%d" % time_ms, None, NOW_MS, THRESHOLD_S) is STALE
+        assert is_older(time_ms, NOW_MS, THRESHOLD_S) == stale
+        assert (time_ms < oldest_active_ms(NOW_MS, THRESHOLD_S)) == stale
+    for time_ms in (EARLIEST_MS - 1, EARLIEST_MS, NOW_MS, NOW_MS + FUTURE_MS, NOW_MS + FUTURE_MS + 1):
+        readable = judge(b"%d" % time_ms, None, NOW_MS, THRESHOLD_S) is not UNREADABLE
+        assert is_plausible(time_ms, NOW_MS) == readable
+
+
+def test_which_white_space_json_has() -> None:
+    values = {space: b'%s{%s"timestamp"%s:$T-700000$}%s' % ((space.encode(),) * 4) for space in SPACES}
+    assert [space for space, value in values.items() if verdict(value) is STALE] == [
+        "",
+        " ",
+        "\n",
+        "\t",
+        "\r",
+    ]
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"x":', "}")])
+def test_how_deep_brackets_may_be(opening: str, closing: str) -> None:
+    depths = [1, 50, 98, 99, 100, 101, 999, 1200, 20_000]
+    nested = {depth: (opening * depth + "1" + closing * depth).encode() for depth in depths}
+    found = {depth: verdict(b'{"timestamp":$T-700000$,"y":%s}' % text) for depth, text in nested.items()}
+    assert found == {depth: STALE if depth + 1 <= MAX_DEPTH else UNREADABLE for depth in depths}
+
+
+def test_how_long_a_value_may_be() -> None:
+    value = b'{"timestamp":%d,"y":"%%s"}' % (NOW_MS - 700_000)
+    room = MAX_BYTES - len(value % b"")
+    assert verdict(value % (b"x" * room)) is STALE
+    assert verdict(value % (b"x" * (room + 1))) is UNREADABLE
+
+
+def test_many_brackets_are_not_deep() -> None:
+    assert verdict(b'{"timestamp":$T-700000$,"y":[%s]}' % b",".join([b"[[]]"] * 500)) is STALE
+    assert verdict(b'{"timestamp":$T-700000$,"y":"%s"}' % (b"[" * 500)) is STALE

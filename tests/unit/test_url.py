@@ -1,0 +1,112 @@
+"""Every accepted URL form, and one clear message for everything else."""
+
+import pytest
+from pydantic import SecretStr
+
+from cleanup_tasks.celery import app
+from cleanup_tasks.servers.url import FORMS, Address, Layout, parse
+from cleanup_tasks.settings import InvalidSettings, load_settings
+
+SECRET = "hunter2"
+
+GOOD = {
+    "redis://h": Address(hosts=(("h", 6379),)),
+    "redis://h:1/15": Address(hosts=(("h", 1),), database=15),
+    "redis://h/": Address(hosts=(("h", 6379),)),
+    "redis://[::1]:7000": Address(hosts=(("::1", 7000),)),
+    "redis://:pw@h": Address(hosts=(("h", 6379),), password="pw"),
+    "redis://u:p%40%2F%3A%25@h": Address(hosts=(("h", 6379),), username="u", password="p@/:%"),
+    "redis://u:a:b@c@h": Address(hosts=(("h", 6379),), username="u", password="a:b@c"),
+    "rediss://h": Address(hosts=(("h", 6379),), tls=True),
+    "unix:///run/redis.sock": Address(socket="/run/redis.sock"),
+    "unix://u:pw@/run/redis.sock?db=2": Address(
+        socket="/run/redis.sock", database=2, username="u", password="pw"
+    ),
+    "redis+cluster://a,b:7001": Address(Layout.CLUSTER, (("a", 6379), ("b", 7001))),
+    "rediss+cluster://u:pw@a:1/": Address(Layout.CLUSTER, (("a", 1),), tls=True, username="u", password="pw"),
+    "redis+sentinel://a,b:2/main": Address(Layout.SENTINEL, (("a", 26379), ("b", 2)), service="main"),
+    "redis+sentinel://:pw@a/main/3": Address(
+        Layout.SENTINEL, (("a", 26379),), service="main", database=3, password="pw"
+    ),
+    "rediss+sentinel://a/main": Address(Layout.SENTINEL, (("a", 26379),), tls=True, service="main"),
+}
+
+BAD = [
+    f"http://u:{SECRET}@h",
+    f"redis+nonsense://u:{SECRET}@h",
+    f"rediscluster://u:{SECRET}@h",
+    f"u:{SECRET}@h",
+    f"redis:u:{SECRET}@h",
+    f"redis://u:{SECRET}@",
+    f"redis://u:{SECRET}@:6379",
+    f"redis://u:{SECRET}@h:",
+    f"redis://u:{SECRET}@h:0",
+    f"redis://u:{SECRET}@h:65536",
+    f"redis://u:{SECRET}@h:port",
+    f"redis://u:{SECRET}@h:6379x",
+    f"redis://u:{SECRET}@h/x",
+    f"redis://u:{SECRET}@h/-1",
+    f"redis://u:{SECRET}@h/1/2",
+    f"redis://u:{SECRET}@h/\u0661",
+    f"redis://u:{SECRET}@a,b",
+    f"redis://u:{SECRET}@h?socket_timeout=1",
+    f"rediss://u:{SECRET}@h?ssl_cert_reqs=none",
+    f"redis://u:{SECRET}@h#x",
+    f"redis://u:{SECRET}@h h",
+    f"redis://u:{SECRET}@[::1",
+    f"unix://u:{SECRET}@",
+    f"unix://u:{SECRET}@/",
+    f"unix://u:{SECRET}@/run/redis.sock?db=x",
+    f"unix://u:{SECRET}@/run/redis.sock?timeout=1",
+    f"redis+cluster://u:{SECRET}@a:1,b:2/0",
+    f"redis+cluster://u:{SECRET}@a:1/1",
+    f"redis+cluster://u:{SECRET}@a:1,,b:2",
+    f"redis+cluster://u:{SECRET}@a:1,b:0",
+    f"redis+cluster://u:{SECRET}@",
+    f"redis+sentinel://u:{SECRET}@a:1",
+    f"redis+sentinel://u:{SECRET}@a:1/",
+    f"redis+sentinel://u:{SECRET}@a:1/main/x",
+    f"redis+sentinel://u:{SECRET}@a:1/main/1/2",
+    f"redis+sentinel://u:{SECRET}@a:70000/main",
+]
+
+
+@pytest.mark.parametrize(("url", "expected"), GOOD.items(), ids=list(GOOD))
+def test_accepted(url: str, expected: Address) -> None:
+    assert parse(url) == expected
+    load_settings(coordination_redis_url=SecretStr(url))
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDINATION_REDIS_URL", url)
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings()
+    # The message names the variable and what is accepted, and never shows the URL.
+    assert str(refusal.value) == f"invalid settings: COORDINATION_REDIS_URL: {FORMS}"
+    assert SECRET not in repr(refusal.value)
+    assert refusal.value.__cause__ is None
+    with pytest.raises(ValueError, match=r".") as reason:
+        parse(url)
+    assert SECRET not in str(reason.value)
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster", "Redis+Cluster", "redis+sentinel"])
+def test_celery_can_not_use_a_cluster(name: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, f"{scheme}://u:{SECRET}@h:1/main")
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings()
+    message = str(refusal.value)
+    assert message.startswith(f"invalid settings: {name}: ")
+    assert "can't use a Redis Cluster" in message
+    assert "sentinel://" in message
+    assert SECRET not in message
+
+
+def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDINATION_REDIS_URL", f"redis+sentinel://u:{SECRET}@h/main")
+    settings = load_settings()
+    assert SECRET not in repr(settings)
+    assert SECRET not in repr(parse(settings.coordination_url))
+    assert SECRET not in repr(app.conf.humanize(with_defaults=True, censored=False))

@@ -1,0 +1,294 @@
+"""The command, as cron and people use it: its lines, its JSON, its exit status."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+
+from cleanup_tasks import cli
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.pipelining import HIGH_LATENCY, LOW_LATENCY
+from cleanup_tasks.settings import check_arguments, load_settings, options_of
+from cleanup_tasks.sweep.cleaner import Cleaner
+from demo.dataset import KEYS_EACH, write_acceptance_data
+from demo.servers import Server, free_port, wait_until
+from tests.support.command import COMMAND, run_command
+from tests.support.proxy import Proxy
+from tests.support.sweeping import digest, interrupted_by, write_heartbeat
+
+LINE = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] \[(DEBUG|INFO|WARNING|ERROR)\] .+")
+
+
+def texts(output: str) -> list[str]:
+    """The lines without time and level; every line must have both."""
+    lines = output.splitlines()
+    assert [line for line in lines if not LINE.fullmatch(line)] == []
+    return [line.split("] ", 2)[2].strip() for line in lines]
+
+
+def test_the_lines_that_others_read(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 100, 10)
+    ended = run_command(server.url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = texts(ended.stdout)
+    for expected in (
+        "Total coordinators checked: 100",
+        "Stale coordinators found: 90",
+        f"Keys deleted: {90 * KEYS_EACH}",
+        "Cleanup errors: 0",
+        "Cleanup completed successfully",
+    ):
+        assert expected in lines
+    assert any(re.fullmatch(r"Execution time: \d+ms", line) for line in lines)
+    assert any(re.fullmatch(r"Performance: (\d+\.\d\d) coordinators/sec = \1", line) for line in lines)
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+def test_python_runs_it_as_a_module_too(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    command = [sys.executable, "-m", "cleanup_tasks", "--dry-run", "--json"]
+    environment = {**os.environ, "COORDINATION_REDIS_URL": server.url}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["keysDeleted"] == 9 * KEYS_EACH
+
+
+def test_nothing_there(server: Server) -> None:
+    ended = run_command(server.url)
+    assert ended.returncode == 0
+    *lines, summary = texts(ended.stdout)
+    assert lines == ["No coordinator heartbeats found", "Cleanup complete (nothing to do)"]
+    assert summary.startswith("cleanup_sweep outcome=success ")
+
+
+def test_no_redis() -> None:
+    ended = run_command(f"redis://127.0.0.1:{free_port()}")
+    assert ended.returncode == 1
+    summary, failed, aborted = texts(ended.stdout)
+    assert summary.startswith("cleanup_sweep outcome=failed ")
+    assert failed.startswith("Redis connection failed: ")
+    assert aborted == "Cleanup aborted"
+
+
+def test_no_redis_and_json() -> None:
+    ended = run_command(f"redis://127.0.0.1:{free_port()}", "--json")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Redis connection failed" in ended.stderr
+
+
+def test_wrong_password(server: Server) -> None:
+    ended = run_command(server.url.replace("redis://", "redis://nobody:secret@"))
+    assert ended.returncode == 1
+    assert "Redis connection failed" in ended.stdout
+    assert "secret" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stale-threshold", "-1"], "stale_threshold_seconds: a whole number of seconds, 0 to 999999999"),
+        (["--stale-threshold", "1.5"], "'--stale-threshold': '1.5' is not a valid integer"),
+        (["--stale-threshold", "soon"], "'--stale-threshold': 'soon' is not a valid integer"),
+        (["--orphans", "eat"], "'--orphans': 'eat' is not one of 'off', 'report', 'reap'"),
+        (["--dryrun"], "--dryrun"),
+        (["--redis-url", "http://localhost"], "COORDINATION_REDIS_URL: "),
+        (["--redis-url", ""], "COORDINATION_REDIS_URL: "),
+        (["600", "1"], "600"),
+    ],
+)
+def test_wrong_options_touch_nothing(
+    server: Server, client: Redis, arguments: list[str], message: str
+) -> None:
+    write_acceptance_data(client, 10, 1)
+    ended = run_command(server.url, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.search(rf"^Error: .*{re.escape(message)}", ended.stderr, re.MULTILINE)
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+@pytest.mark.parametrize("more", [[], ["--fallback"]], ids=["lua", "fallback"])
+def test_a_dry_run_announces_what_the_real_run_deletes(
+    server: Server, client: Redis, more: list[str]
+) -> None:
+    # Given the acceptance data set
+    write_acceptance_data(client)
+    before = digest(client)
+    # When a dry run reports, nothing has changed
+    announced: dict[str, Any] = json.loads(run_command(server.url, "--dry-run", "--json", *more).stdout)
+    assert digest(client) == before
+    assert (announced["keysDeleted"], announced["dryRun"]) == (59_400, True)
+    assert len(announced["staleCoordinatorIds"]) == 9_900
+    # And the real run deletes exactly that
+    ended = run_command(server.url, "--json", *more)
+    done = json.loads(ended.stdout)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (done["keysDeleted"], done["dryRun"]) == (59_400, False)
+    assert sorted(done["staleCoordinatorIds"]) == sorted(announced["staleCoordinatorIds"])
+    assert client.dbsize() == 600
+    assert done["implementation"] == ("python" if more else "lua")
+
+
+def test_threshold_and_url_win_over_the_environment(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 5)
+    ended = run_command(
+        "redis://127.0.0.1:1",
+        "--redis-url",
+        server.url,
+        "--stale-threshold=30",
+        "--json",
+        CLEANUP_STALE_THRESHOLD_SECONDS="900",
+    )
+    assert json.loads(ended.stdout)["staleCoordinatorsFound"] == 10
+
+
+def test_verbose_names_every_coordinator(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 3, 1)
+    write_heartbeat(client, b"odd\n[INFO] \x1b[31m", "unreadable")
+    lines = texts(run_command(server.url, "--verbose").stdout)
+    assert "Coordinator active: active-coordinator-0" in lines
+    assert any(
+        re.fullmatch(r"Stale coordinator detected: test-coordinator-0 \(age: 66\ds\)", x) for x in lines
+    )
+    assert r"Invalid or missing heartbeat: odd\n[INFO] \x1b[31m" in lines
+
+
+def test_without_verbose_the_log_names_at_most_so_many_unreadable(server: Server, client: Redis) -> None:
+    for number in range(5):
+        write_heartbeat(client, b"odd%d" % number, "unreadable")
+    lines = texts(run_command(server.url, CLEANUP_MAX_REPORTED_IDS="2").stdout)
+    assert len([line for line in lines if line.startswith("Invalid or missing heartbeat")]) == 2
+    assert "Unreadable heartbeats: 5" in lines
+
+
+def test_the_log_file_has_the_same_lines(server: Server, client: Redis, tmp_path: Path) -> None:
+    write_acceptance_data(client, 10, 1)
+    log = tmp_path / "deep" / "cleanup.log"
+    ended = run_command(server.url, CLEANUP_LOG_FILE=str(log))
+    assert log.read_text() == ended.stdout
+    # the guide's line for monitoring
+    awk = "awk '{print \"cleanup_performance_coordinators_per_sec \" $NF}'"
+    command = f'cat {log} | grep "Performance:" | {awk}'
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout  # noqa: S602
+    assert re.fullmatch(r"cleanup_performance_coordinators_per_sec \d+\.\d\d\n", shown)
+
+
+def test_a_log_file_that_cannot_be_written_costs_one_warning(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    ended = run_command(server.url, CLEANUP_LOG_FILE="/dev/null/cleanup.log")
+    assert ended.returncode == 0
+    assert ended.stdout.count("Log file can't be written") == 1
+    assert client.dbsize() == KEYS_EACH
+
+
+def test_scripting_refused_falls_back_at_once(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    client.execute_command("ACL", "SETUSER", "noscript", "on", ">pw", "~*", "+@all", "-evalsha", "-eval")  # type: ignore[no-untyped-call]
+    ended = run_command(server.url.replace("redis://", "redis://noscript:pw@"), "--json")
+    metrics = json.loads(ended.stdout)
+    assert ended.returncode == 0
+    assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 9 * KEYS_EACH)
+    assert "evalsha" in metrics["fallbackReason"]
+
+
+@pytest.mark.parametrize("more", [[], ["--fallback"]], ids=["lua", "fallback"])
+def test_a_connection_that_breaks_in_the_middle(server: Server, client: Redis, more: list[str]) -> None:
+    write_acceptance_data(client, 1_000, 10)
+    with Proxy(server.port) as proxy:
+        # the first call of the script is a trial with nothing to do
+        proxy.cut_at(b"EXEC" if more else b"EVALSHA", 1 + HIGH_LATENCY.in_flight + 1)
+        ended = run_command(proxy.url, "--json", *more)
+    metrics = json.loads(ended.stdout)
+    assert (ended.returncode, metrics["complete"]) == (2, False)
+    # scripts share a connection, transactions have one each; the link may be slow on a busy machine
+    lost = (1,) if more else (LOW_LATENCY.in_flight, HIGH_LATENCY.in_flight)
+    assert metrics["cleanupErrors"] in lost
+    gone = 1_000 * KEYS_EACH - client.dbsize()
+    assert 0 < metrics["keysDeleted"] < gone
+    assert "Cleanup failed" in ended.stderr
+
+
+def test_a_missing_permission_is_named(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~blocking:*", "+@all")  # type: ignore[no-untyped-call]
+    ended = run_command(server.url.replace("redis://", "redis://half:pw@"))
+    assert ended.returncode == 2
+    *report, failed = texts(ended.stdout)
+    assert failed.startswith("Cleanup failed: ")
+    assert "permission" in failed
+    # what was done up to there is told all the same
+    assert {"Keys deleted: 0", "Cleanup errors: 1", "Cleanup incomplete: the next run goes on"} < {*report}
+    assert report[-1].startswith("cleanup_sweep outcome=failed ")
+    assert " errors=1 " in report[-1]
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 1_000, 10)
+    with Proxy(server.port) as proxy:
+        proxy.cut_at(b"EVALSHA", 1 + 4, hold=True)  # the first call is a trial with nothing to do
+        environment = {**os.environ, "COORDINATION_REDIS_URL": proxy.url}
+        with subprocess.Popen([COMMAND], env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                wait_until(lambda: proxy.broken, "the sweep waits for an answer")
+                wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert process.returncode == 130
+    assert "Cleanup interrupted" in output
+    assert not client.exists(keys.LOCK)
+
+
+def test_ctrl_c_counts_whatever_a_library_makes_of_it(
+    server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cleaner, "run", interrupted_by(KeyboardInterrupt))
+    settings = load_settings(coordination_redis_url=SecretStr(server.url))
+    status, _ = cli._sweep(options_of(settings, check_arguments(), owner="interrupted"))
+    assert status == cli.INTERRUPTED
+
+
+def test_whoever_reads_may_stop_reading(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 1_000, 10)
+    environment = {**os.environ, "COORDINATION_REDIS_URL": server.url}
+    piped = f"set -o pipefail; {COMMAND} --verbose | head -1"
+    ended = subprocess.run(["bash", "-c", piped], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+def test_a_metrics_file_that_cannot_be_written_hides_no_metrics(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 100, 10)
+    ended = run_command(server.url, "--json", "--metrics-file", "/dev/null/cleanup.prom")
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["keysDeleted"] == 90 * KEYS_EACH
+
+
+def test_a_terminal_shows_a_progress_bar(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 2_000, 10)
+    main, terminal = pty.openpty()
+    environment = {**os.environ, "COORDINATION_REDIS_URL": server.url, "TERM": "xterm"}
+    shown = b""
+    command = [COMMAND, "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
+        try:
+            os.close(terminal)
+            with contextlib.suppress(OSError):  # the terminal's way to say that the other end is closed
+                while chunk := os.read(main, 65536):
+                    shown += chunk
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            os.close(main)
+    assert b"reaping" in shown
+    assert json.loads(output)["keysDeleted"] == 1_990 * KEYS_EACH

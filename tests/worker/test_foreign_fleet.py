@@ -1,0 +1,118 @@
+"""Our tasks in somebody else's application: its broker, its queues, its beat, and nothing of our app."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from demo.dataset import STALE_AGE_MS, write_coordinators
+from demo.servers import Server, free_port, running_server, wait_until
+from demo.stack import ROOT, Stack
+from tests.support.scraping import scrape
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    """Where the shop's worker shows its metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def coordination() -> Iterator[Server]:
+    """A coordination Redis with a user that may not run scripts."""
+    with running_server() as server, server.client() as client:
+        client.acl_setuser(
+            "noscript", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-evalsha"]
+        )
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shop(
+    coordination: Server, broker: Server, metrics_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Stack, Celery]]:
+    """The shop's prefork worker, and a caller on its broker."""
+    with broker.client() as client:
+        client.flushall()
+    environment = {
+        "SHOP_BROKER": f"{broker.url}/1",
+        "SHOP_RESULTS": f"{broker.url}/2",
+        "COORDINATION_REDIS_URL": f"redis://noscript:p@127.0.0.1:{coordination.port}/0",
+        "CLEANUP_LOG_FILE": "",
+        "CLEANUP_METRICS_PORT": str(metrics_port),
+    }
+    with Stack(environment, tmp_path_factory.mktemp("shop"), app="tests.support.foreign") as stack:
+        options = ("--pool", "prefork", "--concurrency", "2", "--queues", "shop,maintenance")
+        stack.start("worker", "worker", *options, "--loglevel", "INFO")
+        stack.wait_for_line("worker", "ready.")
+        caller = Celery("caller", broker=f"{broker.url}/1", backend=f"{broker.url}/2")
+        try:
+            yield stack, caller
+        finally:
+            caller.close()
+
+
+@pytest.fixture
+def cleanable(coordination: Server) -> Iterator[Redis]:
+    """Ten stale coordinators."""
+    with coordination.client() as client:
+        client.flushall()
+        write_coordinators(client, [b"stale-%d" % n for n in range(10)], STALE_AGE_MS)
+        yield client
+
+
+def test_both_tasks_and_the_hand_over(
+    shop: tuple[Stack, Celery], cleanable: Redis, metrics_port: int
+) -> None:
+    _, caller = shop
+    assert caller.send_task("tests.support.foreign.price", args=[4], queue="shop").get(timeout=60) == 12
+    # The Lua engine is refused: the fallback has the work, under the same id, on the shop's queue
+    cleanup, queue = "cleanup_tasks.cleanup", "maintenance"
+    dry = caller.send_task(cleanup, kwargs={"dry_run": True}, queue=queue).get(timeout=60)
+    assert (dry["implementation"], dry["keysDeleted"], dry["dryRun"]) == ("python", 60, True)
+    handed_over = caller.send_task(cleanup, queue=queue).get(timeout=60)
+    assert (handed_over["implementation"], handed_over["keysDeleted"]) == ("python", 60)
+    assert "evalsha" in handed_over["fallbackReason"]
+    assert cleanable.dbsize() == 0
+    direct = caller.send_task(f"{cleanup}_fallback", queue=queue).get(timeout=60)
+    assert (direct["fallbackReason"], direct["keysDeleted"]) == ("requested", 0)
+    deleted = "cleanup_keys_deleted_total"
+    wait_until(lambda: scrape(metrics_port)[deleted] == 60, "the shop's metrics show it")
+
+
+def test_its_beat(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
+    stack, _ = shop
+    stack.start("beat", "beat", "--schedule", str(stack.folder / "schedule"), "--pidfile=")
+    try:
+        wait_until(lambda: cleanable.dbsize() == 0, "the beat's cleanup has run", 60)
+    finally:
+        stack.stop("beat")
+
+
+def test_our_application_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_BROKER", "memory://")
+    monkeypatch.setenv("SHOP_RESULTS", "cache+memory://")
+    program = (
+        "import sys; from tests.support.foreign import app; app.loader.import_default_modules();"
+        "assert app.tasks['cleanup_tasks.cleanup'].app is app;"
+        "assert app.tasks['cleanup_tasks.cleanup_fallback'].app is app;"
+        "from celery import current_app; assert current_app.main == 'shop', current_app.main;"
+        "print(sorted({'celeryconfig', 'cleanup_tasks.celery'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_autodiscovery_finds_them(tmp_path: Path) -> None:
+    """The other way of the three lines, for those who use it."""
+    program = (
+        "from celery import Celery; app = Celery('shop', broker='memory://');"
+        "app.autodiscover_tasks(['cleanup_tasks']); app.loader.import_default_modules();"
+        "print(sorted(name for name in app.tasks if name.startswith('cleanup')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout == "['cleanup_tasks.cleanup', 'cleanup_tasks.cleanup_fallback']\n", done.stderr
