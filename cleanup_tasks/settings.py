@@ -175,7 +175,7 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the environment; `overrides` win over it.
 
     Raises:
-        InvalidSettings: all that is wrong, a line each, without the values of secrets.
+        InvalidSettings: all that is wrong, one after the other, without the values of secrets.
     """
     try:
         return Settings(**overrides)
@@ -190,8 +190,8 @@ def get_settings() -> Settings:
 
 
 def faults(error: ValidationError, model: type[Any]) -> str:
-    """All that a model refused, a line each: the name, what is accepted, and what came (no secrets)."""
-    lines = []
+    """All that a model refused: each name, what is accepted, why, and what came (no secrets)."""
+    texts = []
     for fault in error.errors():
         name = str(fault["loc"][0])
         known = model.model_fields.get(name)
@@ -199,5 +199,8 @@ def faults(error: ValidationError, model: type[Any]) -> str:
         # A URL with a password may have strayed into any of them.
         shown = known is not None and "Secret" not in str(known.annotation) and "@" not in str(fault["input"])
         spelled = name.upper() if issubclass(model, BaseSettings) else name
-        lines.append(f"{spelled}: {accepted}" + (f" (not {fault['input']!r})" if shown else ""))
-    return "; ".join(lines)
+        # what our own checks say holds nothing of the value
+        reason = fault["ctx"]["error"] if fault["type"] == "value_error" else None
+        why = f"not {fault['input']!r}" if shown else str(reason or "")
+        texts.append(f"{spelled}: {accepted}" + (f" ({why})" if why else ""))
+    return "; ".join(texts)

@@ -1,4 +1,4 @@
-"""The two Celery tasks. They hold the retry policy and nothing else.
+"""The two Celery tasks: their arguments, retries, and the hand-over to the fallback.
 
 ``cleanup`` runs the Lua engine. Where scripting itself is refused or broken it retries, and the retried
 attempt hands over to ``cleanup_fallback``, which runs the Python engine under the same id, so that the

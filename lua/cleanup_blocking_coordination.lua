@@ -271,6 +271,9 @@ local function json_text(id)
   return cjson.encode(text)
 end
 
+-- Families whose names end with the whole id, as in cleanup_tasks/rules/keys.py.
+local WHOLE_ID = {'blocking:signal:', 'coordinator:activity:'}
+
 local heartbeats, activities = {}, {}
 each_key('blocking:heartbeat:*', function(key)
   heartbeats[#heartbeats + 1] = key
@@ -286,8 +289,7 @@ for number, key in ipairs(heartbeats) do
   if stale then
     stale_ids[#stale_ids + 1] = json_text(id)
     doomed[#doomed + 1] = key
-    doomed[#doomed + 1] = activities[number]
-    doomed[#doomed + 1] = 'blocking:signal:' .. id
+    for _, family in ipairs(WHOLE_ID) do doomed[#doomed + 1] = family .. id end
   end
 end
 

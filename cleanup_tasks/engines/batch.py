@@ -78,7 +78,7 @@ class Batch:
         self.expected += guards.expected
         self.fields += guards.fields
         self.load += guards.load
-        return tuple(range(first, len(self.guards)))
+        return (first, first + 1) if len(guards.names) == 2 else tuple(range(first, len(self.guards)))
 
     def guard(self, number: int) -> Guards:
         """One of the guards."""

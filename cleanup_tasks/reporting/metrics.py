@@ -40,7 +40,10 @@ FIGURES = {
     "total_coordinators_checked": ("cleanup_coordinators_checked", "Coordinators with a heartbeat."),
     "stale_coordinators_found": ("cleanup_coordinators_stale", "Coordinators that were found stale."),
     "reaped": ("cleanup_coordinators_reaped", "Stale coordinators whose heartbeat was removed."),
-    "revived_coordinators": ("cleanup_coordinators_revived", "Stale when found, alive when judged: kept."),
+    "revived_coordinators": (
+        "cleanup_coordinators_revived",
+        "Stale when found, changed before the deletion: kept.",
+    ),
     "unreadable_heartbeats": ("cleanup_coordinators_unreadable", "Heartbeats without a readable time: kept."),
     "orphaned_coordinators_reaped": (
         "cleanup_orphans_reaped",

@@ -1,4 +1,4 @@
-"""The only place that spells or parses a key name, and says who owns a key.
+"""Key names, and who owns a key. The one place that spells and parses them.
 
 ========================================  =======================================  ======  =================
 key                                       what it is                               type    TTL by its writer
@@ -17,8 +17,9 @@ A message is ``<sender>:<receiver>:<type>:<iteration>:<ms>``; older writers use 
 and are never made into a pattern.
 
 A new family whose names are a prefix and the whole id needs a line in `WHOLE_ID`; a family of another form
-needs a rule in `_RULES`. `FAMILIES_PATTERN` has to match its names, and the script for use by hand has the
-same rules once more (lua/cleanup_blocking_coordination.lua).
+needs a rule in `_RULES`. The patterns below have to match its names, which a test checks. The script for use
+by hand has the same rules once more (lua/cleanup_blocking_coordination.lua), and `servers.acl` the patterns
+of a user's keys.
 """
 
 from collections.abc import Callable, Collection, Container
@@ -37,11 +38,11 @@ SIGHTINGS = b"blocking:cleanup:orphans"
 #: a scan saw them or not.
 WHOLE_ID = (SIGNAL, ACTIVITY)
 
-#: For SCAN: the heartbeats; the families that `WHOLE_ID` does not tell the names of; and all families.
-#: Look-alikes that match too have no owner.
+#: What SCAN looks for, in one pattern each: heartbeats; the related keys whose names an id alone does not
+#: tell, acks and records; and all related keys, ``blocki…`` and ``coordi…``. Look-alikes have no owner.
 HEARTBEAT_PATTERN = HEARTBEAT + b"*"
-PARTED_PATTERN = b"blocking:[ai]*"
-FAMILIES_PATTERN = b"[bc][lo]o[cr][kd]i*"
+ACKS_AND_RECORDS_PATTERN = b"blocking:[ai]*"
+RELATED_PATTERN = b"[bc][lo]o[cr][kd]i*"
 
 #: Names with more segments than this behind their family have no owner and stay: no writer makes them.
 MAX_SEGMENTS = 32
@@ -96,9 +97,9 @@ def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Own
         lengths: the numbers of segments that these ids have, as `segments_of` counts.
 
     Returns:
-        The owners, see `Owners`. A key goes only if all of them are due; `NOBODY`'s key stays. Parties
-        without a heartbeat are told where the key names them and nobody else (they are orphans then), and
-        where a message has a known party beside them.
+        The owners, see `Owners`. A key goes only if all of them are due; `NOBODY`'s key stays. Ids without a
+        heartbeat are given where the key names no known id (they are orphans), and for a message that has a
+        known party too.
     """
     segments = key.split(b":")
     if not 2 < len(segments) <= MAX_SEGMENTS + 2:
@@ -169,8 +170,10 @@ _Rule = Callable[[list[bytes], Container[bytes], Collection[int]], Owners]
 
 def _by_second_word(rules: dict[bytes, _Rule]) -> dict[bytes, tuple[bytes, _Rule]]:
     """Families by the second word of their names, each with the first word and its rule."""
-    words = {family: family.split(b":") for family in rules}
-    return {words[family][1]: (words[family][0], rule) for family, rule in rules.items()}
+    words = [family.split(b":") for family in rules]
+    if any(len(each) != 3 or each[2] for each in words) or len({each[1] for each in words}) < len(rules):
+        raise ValueError("a family's name has two words, and the second is no other family's")
+    return {second: (first, rule) for (first, second, _), rule in zip(words, rules.values(), strict=True)}
 
 
 _RULES = _by_second_word({**dict.fromkeys(WHOLE_ID, _whole_id), ACK: _ack, IDEMPOTENCY: _message})

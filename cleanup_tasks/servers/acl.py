@@ -20,5 +20,8 @@ ORPHANS = ("hscan", "hset", "hdel", "hmget", "expire")
 DATABASE = ("select",)
 CLUSTER = ("cluster|slots", "asking")
 
-#: What follows ``ACL SETUSER cleanup on >password``.
-RULES = " ".join([*(f"~{pattern}" for pattern in KEY_PATTERNS), *(f"+{command}" for command in COMMANDS)])
+
+def rules(*more: str) -> str:
+    """What follows ``ACL SETUSER cleanup on >password``; `more` are further commands."""
+    patterns = [f"~{pattern}" for pattern in KEY_PATTERNS]
+    return " ".join([*patterns, *(f"+{command}" for command in (*COMMANDS, *more))])

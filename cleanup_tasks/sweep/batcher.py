@@ -14,7 +14,8 @@ WHOLE_KEYS = 5_000
 class Batcher:
     """Makes batches: for each coordinator the records that it holds, a group each, then all that is its own.
 
-    A record is never behind one of its owners' heartbeats, and a heartbeat never ahead of a part.
+    A record is never behind one of its owners' heartbeats, and a heartbeat never ahead of a part. The subject
+    of a coordinator's last group is the `Due` itself; that of any other group is a tuple of its owners.
     """
 
     def __init__(
@@ -35,7 +36,8 @@ class Batcher:
             batch_keys: keys and guards in an ordinary batch.
             dry_run: nothing is to be deleted.
             keep_heartbeats: heartbeats and activities stay, for not all that belongs to them was seen.
-            blocked: those of which something was given up, which may grow meanwhile; they keep the rest.
+            blocked: coordinators of which a step was given up; nothing more of theirs is deleted. The set may
+                grow while batches are made.
         """
         self._fleet = fleet
         self._absent = absent
@@ -78,15 +80,15 @@ class Batcher:
 
     def _shared(self, due: Due) -> Iterator[Batch]:
         """Add the records that a coordinator holds; gives the batches that are full meanwhile."""
-        for record, (owners, absent) in due.records.items():
+        for record, (others, absent) in due.records.items():
             if self._batch.load >= 2 * self._batch_keys:
                 yield self._cut()
             guards = self._guards_of(due)
-            for owner in owners[1:]:
-                guards += self._guards_of(owner)
+            for other in others:
+                guards += self._guards_of(other)
             for id_ in absent:
                 guards += self._guards_of_absent(id_)
-            self._batch.add_group(guards, [record], owners)
+            self._batch.add_group(guards, [record], (due, *others))
 
     def _parts(self, due: Due, own: list[bytes]) -> Iterator[Batch]:
         """A batch for each part of what is too much for one step."""

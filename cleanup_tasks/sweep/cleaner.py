@@ -19,7 +19,7 @@ from cleanup_tasks.sweep.reaper import Reaper
 
 
 class Cleaner:
-    """Cleans the servers once, and counts in a report. It takes no lock and tells nobody."""
+    """Cleans the servers once, and counts in a report. It takes no lock; `Sweep` tells how it ended."""
 
     def __init__(
         self, servers: Topology, engine: Engine, options: Options, report: Report, progress: Progress
@@ -39,11 +39,11 @@ class Cleaner:
         fleet, report = self._fleet, self._report
         self._finder.find(self._scan(keys.HEARTBEAT_PATTERN, "finding"), fleet)
         sightings = self._read_sightings()
-        looks = self._options.orphans != "off" and self._failure is None
-        # the heartbeat of an orphan may be out of sight where a primary was lost
-        looks = looks and self._servers.failure is None
-        collector = self._clean_generation(orphans=looks)
-        if collector is not None and looks and self._servers.failure is None:
+        # where a primary was lost, the heartbeat of what looks like an orphan may be out of sight
+        all_is_seen = self._failure is None and self._servers.failure is None
+        looks_for_orphans = self._options.orphans != "off" and all_is_seen
+        collector = self._clean_generation(orphans=looks_for_orphans)
+        if collector is not None and looks_for_orphans and self._servers.failure is None:
             report.orphaned_coordinators_found = len(collector.orphans)
             if sightings is not None and not self._options.dry_run:
                 sightings.add_new(collector.orphans.difference(self._reaper.reaped_orphans), self._now_ms())
@@ -65,7 +65,7 @@ class Cleaner:
         collector = Collector(
             fleet, self._servers, self._now_ms(), self._options.threshold_s, orphans=orphans
         )
-        pattern = keys.FAMILIES_PATTERN if orphans else keys.PARTED_PATTERN
+        pattern = keys.RELATED_PATTERN if orphans else keys.ACKS_AND_RECORDS_PATTERN
         collector.collect(self._scan(pattern, "collecting"))
         due = fleet.due()
         self._reap([one for one in due if not one.is_orphan], collector)
@@ -107,7 +107,7 @@ class Cleaner:
                 sightings.add_due(fleet, self._servers, self._now_ms())
                 return sightings
             if not options.dry_run:
-                sightings.forget_living(fleet.coordinators)
+                sightings.forget_known(fleet.coordinators)
         except RedisError as error:
             # the stale are cleaned all the same; of a cluster this may be the one primary that is lost
             logger.warning("The sightings of orphans can't be read or written: %s", error)

@@ -1,14 +1,11 @@
 """Goes through the related keys once, and hands each to the coordinators that own it."""
 
 from collections.abc import Iterable
-from operator import attrgetter
 
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import State, is_older, is_plausible, judge_values
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.fleet import MAX_HELD_KEYS, Due, Fleet
-
-_number = attrgetter("number")
 
 
 class Collector:
@@ -78,12 +75,15 @@ class Collector:
         # the message is the last sign that we have of a party without a heartbeat
         if (unknown and not self._is_old(sent_ms)) or self._servers.failure is not None:
             return
-        if not absent and all(one.is_orphan for one in due):
-            self.orphans.update(known)
-        due.sort(key=_number)
-        due[0].records[key] = tuple(due), absent
         if absent:
             self.absent.update(dict.fromkeys(absent))
+        elif due[0].is_orphan and all(one.is_orphan for one in due):
+            self.orphans.update(known)
+        first = due[0]
+        for one in due:
+            if one.number < first.number:
+                first = one
+        first.records[key] = [one for one in due if one is not first], absent
         self._held += 1
 
     def _is_old(self, sent_ms: float | None) -> bool:

@@ -1,7 +1,7 @@
 """Everybody that a sweep knows of: who is due, with what goes with them, and who is protected."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import count
 from operator import attrgetter
@@ -17,6 +17,13 @@ MAX_HELD_KEYS = 2_000_000
 
 
 _numbers = count()
+#: What is compared of heartbeat and activity, by whether they are missing.
+_KINDS = {
+    (False, False): bytes((VALUE, VALUE)),
+    (False, True): bytes((VALUE, NO_STRING)),
+    (True, False): bytes((ABSENT, VALUE)),
+    (True, True): bytes((ABSENT, NO_STRING)),
+}
 
 
 class Due:
@@ -41,26 +48,23 @@ class Due:
         self.number = next(_numbers)
         #: Acks and records that it owns alone; a scan may find a key twice.
         self.keys: list[bytes] = []
-        #: Records that it shares -> all owners that are due, itself first, and the parties without a
-        #: heartbeat. A record is held by the first of its owners that goes: it is compared with the values of
-        #: all of them.
-        self.records: dict[bytes, tuple[tuple[Due, ...], list[bytes]]] = {}
-        kinds = (ABSENT if heartbeat is None else VALUE, NO_STRING if activity is None else VALUE)
+        #: Records that it shares -> the other owners that are due, and the parties without a heartbeat. A
+        #: record is held by the first of its owners that goes: it is compared with the values of all of them.
+        self.records: dict[bytes, tuple[Sequence[Due], list[bytes]]] = {}
         names = (keys.HEARTBEAT + id_, keys.ACTIVITY + id_)
+        kinds = _KINDS[heartbeat is None, activity is None]
         if sighting is None:
-            self.guards = Guards(names, bytes(kinds), (heartbeat, activity))
+            self.guards = Guards(names, kinds, (heartbeat, activity))
         else:
-            names_and_sighting = (*names, keys.SIGHTINGS)
-            self.guards = Guards(
-                names_and_sighting, bytes((*kinds, FIELD)), (heartbeat, activity, sighting), (id_,)
-            )
+            expected = (heartbeat, activity, sighting)
+            self.guards = Guards((*names, keys.SIGHTINGS), kinds + bytes((FIELD,)), expected, (id_,))
 
     def let_go(self, coordinators: AbstractSet[bytes]) -> None:
         """Hold no record any more that one of these owns too."""
         self.records = {
-            record: (owners, absent)
-            for record, (owners, absent) in self.records.items()
-            if coordinators.isdisjoint(absent) and coordinators.isdisjoint(owner.id for owner in owners)
+            record: (others, absent)
+            for record, (others, absent) in self.records.items()
+            if coordinators.isdisjoint(absent) and coordinators.isdisjoint(other.id for other in others)
         }
 
 

@@ -79,12 +79,12 @@ class Sightings:
         for chunk in _chunks(ids):
             self._client.hdel(keys.SIGHTINGS, *chunk)
 
-    def forget_living(self, living: Container[bytes]) -> None:
-        """Forget those that have a heartbeat, for a sweep that notes nobody."""
+    def forget_known(self, with_heartbeat: Container[bytes]) -> None:
+        """Forget all that have a heartbeat, stale or not, for a sweep that notes nobody."""
         try:
             if self._client.exists(keys.SIGHTINGS):
                 self.read()
-                self.forget([id_ for id_ in self._sighted if id_ in living])
+                self.forget([id_ for id_ in self._sighted if id_ in with_heartbeat])
         except NoPermissionError:
             return  # who may not read the sightings has never written one
 

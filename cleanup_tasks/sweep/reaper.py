@@ -39,7 +39,7 @@ class Reaper:
         self.reaped_orphans: list[bytes] = []
 
     def reap(self, batches: Iterable[Batch | None], after_each: Callable[[int], object]) -> None:
-        """Have all batches deleted; `after_each` is told how many coordinators a batch was the end of.
+        """Have all batches deleted; `after_each` is told how many coordinators are done with a batch.
 
         At None it waits for the end of all batches before, and only then asks for the next one.
 

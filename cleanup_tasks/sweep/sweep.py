@@ -19,6 +19,7 @@ from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import ScriptingRefused, interrupts_unmasked, is_transient
 from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
+from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.options import Options
 
@@ -67,7 +68,7 @@ class Sweep:
             raise
         except NoPermissionError as error:
             # The server doesn't say which key, so we say which ones are asked for.
-            raise NoPermissionError(f"{error}; the user needs {acl.RULES}") from error
+            raise NoPermissionError(f"{error}; the user needs {self._permissions()}") from error
         except RedisError as error:
             outcome = "retried" if self._options.is_retried and is_transient(error) else "failed"
             raise
@@ -90,6 +91,14 @@ class Sweep:
                     self._clean(servers, lock)
                 else:
                     report.skipped = LOCKED
+
+    def _permissions(self) -> str:
+        options = self._options
+        return acl.rules(
+            *(acl.ORPHANS if options.orphans == "reap" else ()),
+            *(acl.DATABASE if options.address.database else ()),
+            *(acl.CLUSTER if options.address.layout is Layout.CLUSTER else ()),
+        )
 
     def _clean(self, servers: Topology, lock: SweepLock | None) -> None:
         def go_on(what: str, done: int, total: int) -> None:

@@ -134,7 +134,7 @@ def test_a_party_that_appears_late_keeps_the_record(cluster: RunningCluster, nam
 
 def add_user(cluster: RunningCluster, lacking: str = "", servers: slice = slice(None)) -> None:
     """A user with the smallest rights of a cluster, on some servers with one command fewer."""
-    rules = [*acl.RULES.split(), *(f"+{command}" for command in acl.CLUSTER)]
+    rules = [*acl.rules().split(), *(f"+{command}" for command in acl.CLUSTER)]
     for server in cluster.servers:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "cleanup", "reset", "on", ">secret", *rules)

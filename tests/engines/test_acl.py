@@ -59,7 +59,7 @@ def as_cleanup(server: Server, *, password: str = URL_PASSWORD, **options: Any) 
 def test_reaping_orphans_takes_a_few_commands_more(server: Server, client: Redis, data: None) -> None:
     client.delete(keys.heartbeat(STALE[0]))
     more = " ".join(f"+{command}" for command in acl.ORPHANS)
-    set_user(client, f"{acl.RULES} {more}")
+    set_user(client, f"{acl.rules()} {more}")
     for by in ENGINES:
         # noted at the first sighting, reaped at the second, one threshold later
         client.set(keys.signal(b"orphan"), "1")
@@ -82,7 +82,7 @@ def denied(client: Redis) -> set[str]:
 def test_the_smallest_user_does_the_whole_job(
     server: Server, client: Redis, data: None, by: EngineName
 ) -> None:
-    set_user(client, acl.RULES)
+    set_user(client, acl.rules())
     client.set(keys.LOCK, OWNER, px=10_000)
     assert Sweep(as_cleanup(server, engine=by, dry_run=True)).run().keys_deleted == 18
     assert len(all_keys(client)) == 25
@@ -112,7 +112,7 @@ def exercise(server: Server, client: Redis) -> None:
 def test_every_permission_is_needed(server: Server, client: Redis, data: None) -> None:
     needless = []
     for command in acl.COMMANDS:
-        set_user(client, " ".join(rule for rule in acl.RULES.split() if rule != f"+{command}"))
+        set_user(client, " ".join(rule for rule in acl.rules().split() if rule != f"+{command}"))
         acl_command(client, "LOG", "RESET")
         write_coordinators(client, STALE, STALE_AGE_MS)
         exercise(server, client)
@@ -126,7 +126,7 @@ def test_every_permission_is_needed(server: Server, client: Redis, data: None) -
 def test_without_scripting_the_fallback_does_it(
     server: Server, client: Redis, data: None, command: str
 ) -> None:
-    set_user(client, " ".join(rule for rule in acl.RULES.split() if rule != f"+{command}"))
+    set_user(client, " ".join(rule for rule in acl.rules().split() if rule != f"+{command}"))
     with pytest.raises(ScriptingRefused):
         Sweep(as_cleanup(server)).run()
     report = sweep_or_fall_back(as_cleanup(server)).report
@@ -142,13 +142,13 @@ def test_without_scripting_the_fallback_does_it(
 def test_what_no_code_can_do_without_is_one_clear_failure(
     server: Server, client: Redis, data: None, lacking: str
 ) -> None:
-    set_user(client, " ".join(rule for rule in acl.RULES.split() if rule != lacking))
+    set_user(client, " ".join(rule for rule in acl.rules().split() if rule != lacking))
     before = all_keys(client)
     with pytest.raises(NoPermissionError) as failure:
         sweep_or_fall_back(as_cleanup(server))
     message = str(failure.value)
     assert lacking[1:] in message
-    assert f"the user needs {acl.RULES}" in message
+    assert f"the user needs {acl.rules()}" in message
     assert PASSWORD not in message
     assert URL_PASSWORD not in message
     assert not is_transient(failure.value)
@@ -156,7 +156,7 @@ def test_what_no_code_can_do_without_is_one_clear_failure(
 
 
 def test_a_wrong_password_is_not_tried_again(server: Server, client: Redis, data: None) -> None:
-    set_user(client, acl.RULES)
+    set_user(client, acl.rules())
     with pytest.raises(AuthenticationError) as failure:
         Sweep(as_cleanup(server, password="wrong-password")).run()
     assert not is_transient(failure.value)
@@ -207,6 +207,6 @@ def test_a_dry_run_says_that_it_looks_at_a_replica(
 
 def test_the_readme_names_the_smallest_user() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert f"ACL SETUSER cleanup on >password {acl.RULES}\n" in readme
+    assert f"ACL SETUSER cleanup on >password {acl.rules()}\n" in readme
     for more in (acl.ORPHANS, acl.DATABASE, acl.CLUSTER):
         assert f"`{' '.join(f'+{command}' for command in more)}`" in readme

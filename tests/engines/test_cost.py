@@ -66,11 +66,17 @@ def reaping(engine: NamedEngine, batches: int) -> Counter[str]:
     return Counter(each) + Counter(FIRST[engine.name])
 
 
+def assert_calls(calls: Counter[str], expected: Counter[str]) -> None:
+    """Exactly these commands, but for a few pages more where the server still grows its hash table."""
+    assert expected["scan"] <= calls["scan"] <= 1.5 * expected["scan"] + 1
+    assert calls == expected | Counter(scan=calls["scan"])
+
+
 def test_most_are_stale(client: Redis, engine: NamedEngine) -> None:
     write_acceptance_data(client, COORDINATORS, COORDINATORS - STALE)
     report, calls, wire = sweep(client, engine)
     assert report.keys_deleted == STALE * KEYS_EACH
-    assert calls == LOOKING + ACTIVITIES + COLLECTING + reaping(engine, BATCHES)
+    assert_calls(calls, LOOKING + ACTIVITIES + COLLECTING + reaping(engine, BATCHES))
     assert_within(wire, BYTES[engine.name])
 
 
@@ -80,7 +86,7 @@ def test_nobody_is_stale(client: Redis, engine: NamedEngine, orphans: str) -> No
     write_acceptance_data(client, COORDINATORS, COORDINATORS)
     report, calls, wire = sweep(client, engine, orphans)
     assert report.active_coordinators == COORDINATORS
-    assert calls == LOOKING + (COLLECTING if orphans == "report" else Counter())
+    assert_calls(calls, LOOKING + (COLLECTING if orphans == "report" else Counter()))
     assert_within(wire, BYTES_LOOKING[orphans])
 
 

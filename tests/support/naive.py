@@ -27,7 +27,7 @@ def owned_by(key: bytes, known: Iterable[bytes]) -> Owned:
     """Who owns a key, where the ids that are known have a heartbeat."""
     if key.count(b":") > MOST_COLONS + 2:
         return Owned()
-    for family in (keys.SIGNAL, keys.ACTIVITY):
+    for family in keys.WHOLE_ID:
         if key.startswith(family):
             id_ = key.removeprefix(family)
             return Owned({id_}) if id_ in known else Owned(strangers={id_})

@@ -30,7 +30,7 @@ def orphan(id_: bytes, *own: bytes) -> Due:
 
 def share(record: bytes, *owners: Due, absent: Iterable[bytes] = ()) -> None:
     """Have the first of these hold a record."""
-    owners[0].records[record] = owners, list(absent)
+    owners[0].records[record] = owners[1:], list(absent)
 
 
 def stream_of(
@@ -86,7 +86,7 @@ def test_a_coordinator_is_one_group_with_its_heartbeat_last() -> None:
     assert group[-1] == keys.heartbeat(b"a")
     # Signal and activity go though no scan saw them, and nothing is named twice
     assert sorted(group) == sorted(
-        [b"blocking:ack:a:1", keys.signal(b"a"), keys.activity(b"a"), keys.heartbeat(b"a")]
+        [b"blocking:ack:a:1", *(family + b"a" for family in keys.WHOLE_ID), keys.heartbeat(b"a")]
     )
     assert guards_of(batch, 0) == guards_by_heartbeat(b"a")
     assert (batch.judged_at_ms, batch.dry_run) == (JUDGED_MS, False)

@@ -1,5 +1,7 @@
 """Who owns a key: a table, and any name at all against a model in other words."""
 
+import fnmatch
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +125,14 @@ def test_what_only_one_id_can_own(key: bytes) -> None:
     surely_one = key.startswith((b"blocking:signal:", b"coordinator:activity:", b"blocking:ack:"))
     assert keys.names_one_id(key) == surely_one
     assert not keys.names_one_id(b"blocking:ack:a:1:s")
+
+
+@pytest.mark.parametrize("family", [keys.ACK, keys.IDEMPOTENCY, *keys.WHOLE_ID])
+def test_a_scan_finds_every_family(family: bytes) -> None:
+    name = (family + b"a:1").decode()
+    assert fnmatch.fnmatchcase(name, keys.RELATED_PATTERN.decode())
+    if family not in keys.WHOLE_ID:  # their names are known without a scan
+        assert fnmatch.fnmatchcase(name, keys.ACKS_AND_RECORDS_PATTERN.decode())
 
 
 def test_ids_that_are_no_text_are_printable() -> None:
