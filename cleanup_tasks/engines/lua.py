@@ -87,6 +87,8 @@ class LuaEngine:
             if isinstance(answer, NoScriptError):  # somebody flushed the scripts, so nothing was done
                 answer = self._send_again(answer)
             batch = self._sent.popleft()
+            if isinstance(answer, ScriptingRefused):
+                raise answer
             if isinstance(answer, ResponseError):
                 raise _as_refusal(answer) from answer
             deleted, kept = answer
@@ -110,9 +112,14 @@ class LuaEngine:
         taken = [first, *self._early]
         answers = [*taken, *self._opened.receive_each(len(self._sent) - len(taken))]
         again = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        self.open()
-        self._opened.send(*(self._call(self._sent[number]) for number in again))
-        for number, answer in zip(again, self._opened.receive_each(len(again)), strict=True):
+        try:
+            self.open()
+        except (ResponseError, ScriptingRefused) as refusal:
+            anew: list[Any] = [refusal] * len(again)
+        else:
+            self._opened.send(*(self._call(self._sent[number]) for number in again))
+            anew = self._opened.receive_each(len(again))
+        for number, answer in zip(again, anew, strict=True):
             answers[number] = answer
         self._early = deque(answers[1:])
         return answers[0]

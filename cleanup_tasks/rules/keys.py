@@ -22,7 +22,7 @@ by hand has the same rules once more (lua/cleanup_blocking_coordination.lua), an
 of a user's keys.
 """
 
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterable
 from operator import itemgetter
 
 HEARTBEAT = b"blocking:heartbeat:"
@@ -68,9 +68,10 @@ def signal(coordinator: bytes) -> bytes:
     return SIGNAL + coordinator
 
 
-def id_of_heartbeat(key: bytes) -> bytes:
-    """The id that a heartbeat key names."""
-    return key[len(HEARTBEAT) :]
+def ids_of_heartbeats(names: Iterable[bytes]) -> list[bytes]:
+    """The ids that heartbeat keys name."""
+    start = len(HEARTBEAT)
+    return [name[start:] for name in names]
 
 
 def segments_of(coordinator: bytes) -> int:
@@ -177,4 +178,5 @@ def _by_second_word(rules: dict[bytes, _Rule]) -> dict[bytes, tuple[bytes, _Rule
 
 
 _RULES = _by_second_word({**dict.fromkeys(WHOLE_ID, _whole_id), ACK: _ack, IDEMPOTENCY: _message})
-_NO_RULE: tuple[bytes, _Rule] = (b"", _whole_id)
+#: The first word of no name.
+_NO_RULE: tuple[bytes, _Rule] = (b":", _whole_id)

@@ -1,5 +1,6 @@
 """The order of a sweep's work: find who is due, collect what is theirs, have it deleted, note orphans."""
 
+import contextlib
 from collections.abc import Iterator
 
 from redis.exceptions import RedisError
@@ -42,11 +43,16 @@ class Cleaner:
         # where a primary was lost, the heartbeat of what looks like an orphan may be out of sight
         all_is_seen = self._failure is None and self._servers.failure is None
         looks_for_orphans = self._options.orphans != "off" and all_is_seen
-        collector = self._clean_generation(orphans=looks_for_orphans)
-        if collector is not None and looks_for_orphans and self._servers.failure is None:
-            report.orphaned_coordinators_found = len(collector.orphans)
+        try:
+            orphans = self._clean_generation(orphans=looks_for_orphans)
+        except BaseException:
+            # whoever was reaped and starts anew has to be sighted anew, too
             if sightings is not None and not self._options.dry_run:
-                sightings.add_new(collector.orphans.difference(self._reaper.reaped_orphans), self._now_ms())
+                with contextlib.suppress(RedisError):
+                    sightings.forget(self._reaper.reaped_orphans)
+            raise
+        if sightings is not None and self._servers.failure is None and not self._options.dry_run:
+            sightings.add_new(orphans.difference(self._reaper.reaped_orphans), self._now_ms())
         while later := fleet.end_generation(self._reaper.kept):
             self._finder.find_again(later, fleet)
             self._clean_generation(orphans=False)
@@ -57,17 +63,19 @@ class Cleaner:
             raise failure
         report.complete = not report.cleanup_errors
 
-    def _clean_generation(self, *, orphans: bool) -> Collector | None:
-        """Collect and have deleted what belongs to those that are due; look for orphans on the way."""
+    def _clean_generation(self, *, orphans: bool) -> set[bytes]:
+        """Collect and have deleted what belongs to those that are due; returns the orphans met on the way."""
         fleet = self._fleet
         if not orphans and not fleet.due():
-            return None
+            return set()
         collector = Collector(
             fleet, self._servers, self._now_ms(), self._options.threshold_s, orphans=orphans
         )
         pattern = keys.RELATED_PATTERN if orphans else keys.ACKS_AND_RECORDS_PATTERN
         collector.collect(self._scan(pattern, "collecting"))
         due = fleet.due()
+        if self._servers.failure is None:
+            self._report.orphaned_coordinators_found += len(collector.orphans)
         self._reap([one for one in due if not one.is_orphan], collector)
         if self._servers.failure is None:
             before = self._report.keys_deleted
@@ -75,7 +83,7 @@ class Cleaner:
                 self._reap([one for one in due if one.is_orphan and one.id in collector.orphans], collector)
             finally:
                 self._report.orphan_keys_deleted += self._report.keys_deleted - before
-        return collector
+        return collector.orphans
 
     def _reap(self, coordinators: list[Due], collector: Collector) -> None:
         done = 0

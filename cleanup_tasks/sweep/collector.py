@@ -67,6 +67,8 @@ class Collector:
         coordinators = self._fleet.coordinators
         due = [one for id_ in known if (one := coordinators[id_])]
         absent = unknown
+        if len(due) == len(known) and all(one.is_orphan for one in due):
+            self.orphans.update(known, unknown)
         if len(due) < len(known):
             # those that went in an earlier generation are due too; everybody else is protected
             absent = [id_ for id_ in known if id_ in self._fleet.gone] + unknown
@@ -77,8 +79,6 @@ class Collector:
             return
         if absent:
             self.absent.update(dict.fromkeys(absent))
-        elif due[0].is_orphan and all(one.is_orphan for one in due):
-            self.orphans.update(known)
         first = due[0]
         for one in due:
             if one.number < first.number:

@@ -41,33 +41,36 @@ class Finder:
     def find(self, pages: Iterable[list[bytes]], fleet: Fleet) -> None:
         """Note in `fleet` everybody whose heartbeat is given; one may come twice."""
         report = self._report
-        for judged in self._judge(self._lots(_once(pages))):
-            for due in judged.stale:
-                fleet.add_due(due, judged.now_ms)
+        for judged in self._judge(self._lots(pages)):
+            fleet.add_due(judged.stale, judged.now_ms)
             fleet.protect(judged.kept)
             fleet.protect(judged.unknown)
-            self._log(judged)
-            unreadable = sum(state is State.UNREADABLE for state in judged.kept.values())
-            report.unreadable_heartbeats += unreadable
-            report.active_coordinators += len(judged.kept) - unreadable
+            unreadable = [id_ for id_, state in judged.kept.items() if state is State.UNREADABLE]
+            self._log(judged, unreadable)
+            report.unreadable_heartbeats += len(unreadable)
+            report.active_coordinators += len(judged.kept) - len(unreadable)
             report.stale_coordinators_found += len(judged.stale)
             report.stale_coordinator_ids += [due.id for due in judged.stale]
             report.total_coordinators_checked += len(judged.kept) + len(judged.stale)
 
     def find_again(self, coordinators: list[bytes], fleet: Fleet) -> None:
         """Note in `fleet` who is still stale of those that were found so, and whose values were not held."""
-        for judged in self._judge(self._lots(map(keys.heartbeat, coordinators))):
-            for due in judged.stale:
-                fleet.add_due(due, judged.now_ms)
+        for judged in self._judge(self._lots([list(map(keys.heartbeat, coordinators))])):
+            fleet.add_due(judged.stale, judged.now_ms)
             self._report.revived_coordinators += len(judged.kept)
 
-    def _lots(self, names: Iterable[bytes]) -> Iterator[list[bytes]]:
+    def _lots(self, pages: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
+        """The names of all pages, once each, as many at a time as are read at once."""
+        size = self._servers.limits.read_keys
+        given: set[bytes] = set()
         lot: list[bytes] = []
-        for name in names:
-            lot.append(name)
-            if len(lot) >= self._servers.limits.read_keys:
-                yield lot
-                lot = []
+        for page in pages:
+            fresh = [name for name in dict.fromkeys(page) if name not in given]
+            given.update(fresh)
+            lot += fresh
+            while len(lot) >= size:
+                yield lot[:size]
+                del lot[:size]
         if lot:
             yield lot
 
@@ -91,29 +94,32 @@ class Finder:
 
     def _by_heartbeat(self, lots: Iterable[list[bytes]]) -> Iterator[Judged]:
         for lot, now_ms, values in self._servers.read((lot, lot) for lot in lots):
-            unknown = [keys.id_of_heartbeat(name) for name in lot if name not in values]
-            judged = Judged(now_ms, {}, unknown, {})
+            unknown = [name for name in lot if name not in values] if len(values) < len(lot) else []
+            judged = Judged(now_ms, {}, keys.ids_of_heartbeats(unknown), {})
             missing: list[bytes] = []
-            for (name, value), state in zip(values.items(), self._states(values, now_ms), strict=True):
+            rows = zip(
+                keys.ids_of_heartbeats(values), values.values(), self._states(values, now_ms), strict=True
+            )
+            for id_, value, state in rows:
                 if value is None:
-                    missing.append(name)
+                    missing.append(keys.heartbeat(id_))
                 elif state is State.STALE:
-                    judged.silent[keys.id_of_heartbeat(name)] = value
+                    judged.silent[id_] = value
                 else:
-                    judged.kept[keys.id_of_heartbeat(name)] = state
+                    judged.kept[id_] = state
             # one that has expired since the scan saw it is nobody's heartbeat any more
-            there = self._servers.existing(missing)
-            judged.kept.update((keys.id_of_heartbeat(name), State.UNREADABLE) for name in there)
+            there = keys.ids_of_heartbeats(self._servers.existing(missing))
+            judged.kept.update(dict.fromkeys(there, State.UNREADABLE))
             yield judged
 
     def _states(self, values: dict[bytes, bytes | None], now_ms: int) -> list[State]:
         return judge_values(list(values.values()), now_ms, self._threshold_s)
 
-    def _log(self, judged: Judged) -> None:
-        for id_, state in judged.kept.items():
-            if state is State.UNREADABLE and (self._max_named is None or self._named < self._max_named):
-                self._named += 1
-                logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
+    def _log(self, judged: Judged, unreadable: list[bytes]) -> None:
+        room = len(unreadable) if self._max_named is None else max(0, self._max_named - self._named)
+        for id_ in unreadable[:room]:
+            logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
+        self._named += len(unreadable)
         if logger.isEnabledFor(logging.DEBUG):
             for id_, state in judged.kept.items():
                 if state is State.ACTIVE:
@@ -122,13 +128,3 @@ class Finder:
             for due, time in zip(judged.stale, times, strict=True):
                 age_s = judged.now_ms // 1000 - int(time or 0) // 1000
                 logger.debug("Stale coordinator detected: %s (age: %ds)", keys.text(due.id), age_s)
-
-
-def _once(pages: Iterable[list[bytes]]) -> Iterator[bytes]:
-    """The names of all pages; a scan may give one twice."""
-    given: set[bytes] = set()
-    for page in pages:
-        for name in page:
-            if name not in given:
-                given.add(name)
-                yield name

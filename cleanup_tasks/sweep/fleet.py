@@ -1,7 +1,7 @@
 """Everybody that a sweep knows of: who is due, with what goes with them, and who is protected."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import count
 from operator import attrgetter
@@ -86,33 +86,44 @@ class Fleet:
         #: Ids that were due in a generation that is over, and went.
         self.gone: set[bytes] = set()
 
-    def protect(self, coordinators: Iterable[bytes]) -> None:
+    def protect(self, coordinators: Collection[bytes]) -> None:
         """Note some whose keys stay."""
-        for id_ in coordinators:
-            self._add(id_, None)
+        self.coordinators.update(dict.fromkeys(coordinators))
+        self.lengths.update({keys.segments_of(id_) for id_ in coordinators})
 
-    def add_due(self, due: Due, now_ms: int) -> None:
-        """Note one that may go; beyond a generation's size it waits, and nothing of it is held."""
-        if self._due >= GENERATION:
-            self._later.append(due.id)
-            self._add(due.id, None)
-            return
-        self._due += 1
+    def add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
+        """Note stale ones that may go; beyond a generation's size they wait, and nothing of them is held.
+
+        Args:
+            coordinators: in the order in which they go.
+            now_ms: the server's time at which they were judged.
+        """
+        room = max(0, GENERATION - self._due)
+        self._due += len(coordinators[:room])
+        self.add_orphans(coordinators[:room], now_ms)
+        waiting = [due.id for due in coordinators[room:]]
+        self.protect(waiting)
+        self._later.extend(waiting)
+
+    def add_orphans(self, coordinators: Sequence[Due], now_ms: int) -> None:
+        """Note some that may go now, however many there are: sightings have a limit of their own."""
+        ids = [due.id for due in coordinators]
+        self.protect(ids)
+        self.coordinators.update(zip(ids, coordinators, strict=True))
         self.judged_at_ms = max(self.judged_at_ms, now_ms)
-        self._add(due.id, due)
 
     def due(self) -> list[Due]:
         """Those that may go now, in the order in which they go."""
         return sorted(filter(None, self.coordinators.values()), key=attrgetter("number"))
 
     def shrink(self) -> None:
-        """Let half of those that are due wait for a later generation, and hold nothing of what is theirs."""
-        due = self.due()
+        """Let half of the stale wait for a later generation, and hold nothing of what is theirs."""
+        due = [one for one in self.due() if not one.is_orphan]
         half = (len(due) + 1) // 2
         waiting = {one.id: None for one in due[half:]}
         self._later.extendleft(reversed(waiting))
         self.coordinators.update(waiting)
-        for one in due[:half]:
+        for one in self.due():
             one.let_go(waiting.keys())
 
     def end_generation(self, kept: set[bytes]) -> list[bytes]:
@@ -129,7 +140,3 @@ class Fleet:
                 self.gone.add(due.id)
         self._due = 0
         return [self._later.popleft() for _ in range(min(len(self._later), GENERATION))]
-
-    def _add(self, id_: bytes, due: Due | None) -> None:
-        self.coordinators[id_] = due
-        self.lengths.add(keys.segments_of(id_))

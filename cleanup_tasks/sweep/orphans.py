@@ -54,16 +54,18 @@ class Sightings:
         for lot, read_ms, values in servers.read(requests):
             judged = judge_values(list(values.values()), read_ms, self._threshold_s)
             states = dict(zip(values, judged, strict=True))
-            for id_ in lot:
-                name = keys.activity(id_)
-                if states.get(name, State.ACTIVE) is not State.ACTIVE:
-                    fleet.add_due(Due(id_, None, values[name], self._sighted[id_]), read_ms)
+            names = ((id_, keys.activity(id_)) for id_ in lot)
+            silent = [
+                (id_, name) for id_, name in names if states.get(name, State.ACTIVE) is not State.ACTIVE
+            ]
+            due = [Due(id_, None, values[name], self._sighted[id_]) for id_, name in silent]
+            fleet.add_orphans(due, read_ms)
 
     def add_new(self, orphans: Set[bytes], now_ms: int) -> None:
         """Note orphans that are seen for the first time, and forget who is no orphan any more."""
         self.forget(self._sighted.keys() - orphans)
         fresh = [id_ for id_ in orphans if id_ not in self._sighted]
-        room = MAX_SIGHTINGS - len(self._sighted)
+        room = max(0, MAX_SIGHTINGS - len(self._sighted))
         if len(fresh) > room:
             logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
         try:

@@ -1,7 +1,8 @@
 """Has batches deleted, the next under way while one is awaited, and counts what became of them."""
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from redis.exceptions import RedisError, TimeoutError
 
@@ -51,8 +52,7 @@ class Reaper:
                 while len(self._under_way) >= limit:
                     after_each(self._receive())
                 if batch is not None:
-                    self._under_way.append(batch)
-                    self._engine.send([batch])
+                    self._send(batch)
             while self._under_way:
                 after_each(self._receive())
         except BaseException as error:
@@ -61,8 +61,24 @@ class Reaper:
         finally:
             self._engine.close()
 
+    def _send(self, batch: Batch) -> None:
+        self._under_way.append(batch)
+        with self._none_if_refused(batch):
+            self._engine.send([batch])
+
+    @contextlib.contextmanager
+    def _none_if_refused(self, batch: Batch) -> Iterator[None]:
+        """Take a batch off those under way where the server refuses it as a whole."""
+        try:
+            yield
+        except (RedisError, ScriptingRefused) as error:
+            if not may_have_happened(error):
+                self._under_way.remove(batch)
+            raise
+
     def _receive(self) -> int:
-        batch, answer = self._engine.receive()
+        with self._none_if_refused(self._under_way[0]):
+            batch, answer = self._engine.receive()
         done = self._count(batch, answer)
         self._under_way.remove(batch)
         if answer.error is not None:
@@ -71,18 +87,14 @@ class Reaper:
 
     def _wind_up(self, error: BaseException) -> None:
         """After a failure: see what becomes of what is under way, for the server may have done it."""
-        if (
-            self._under_way
-            and isinstance(error, RedisError | ScriptingRefused)
-            and not may_have_happened(error)
-        ):
-            self._under_way.popleft()  # it was refused as a whole
         try:
             # a server that was silent for so long is not waited for once more
-            while self._engine.pending and not isinstance(error, TimeoutError):
-                self._receive()
-        except (RedisError, ScriptingRefused):
-            pass  # the first failure is told
+            pending = 0 if isinstance(error, TimeoutError) else self._engine.pending
+            while pending and self._under_way:
+                with contextlib.suppress(RedisError, ScriptingRefused):  # the first failure is told
+                    self._receive()
+                # one that is refused leaves the others; where the connection is lost, none is answered
+                pending = self._engine.pending if self._engine.pending < pending else 0
         finally:
             if not self._report.dry_run:
                 self._report.cleanup_errors += len(self._under_way)
@@ -122,7 +134,7 @@ class Reaper:
                     logger.warning("Kept, not all of its keys could be dealt with: %s", keys.text(id_))
             self.blocked.update(ids)
             self.kept.update(ids)
-        self._report.cleanup_errors += 0 if self._report.dry_run else 1
+        self._report.cleanup_errors += 1
 
     def _name_orphans(self, reaped: list[bytes]) -> None:
         room = len(reaped) if self._max_named is None else self._max_named - self._named

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.engines.batch import Batch, EngineName
 from cleanup_tasks.rules import keys
-from cleanup_tasks.servers.client import CLIENT_NAME
+from cleanup_tasks.servers.client import CLIENT_NAME, server_time_ms
 from cleanup_tasks.servers.pipelining import LOW_LATENCY, Limits
 from cleanup_tasks.servers.topology import servers_at
 from cleanup_tasks.servers.url import parse
@@ -44,7 +44,7 @@ def one_by_one(client: Redis, monkeypatch: pytest.MonkeyPatch, number: int) -> t
 
 def reaped_in(batch: Batch) -> list[bytes]:
     """The ids whose heartbeat a batch holds."""
-    return [keys.id_of_heartbeat(key) for key in batch.keys if key.startswith(keys.HEARTBEAT)]
+    return keys.ids_of_heartbeats(key for key in batch.keys if key.startswith(keys.HEARTBEAT))
 
 
 def test_the_stale_go_in_generations(
@@ -176,3 +176,22 @@ def test_a_server_that_hangs_up_on_idlers(by: EngineName, monkeypatch: pytest.Mo
 def ours(client: Redis) -> list[str]:
     """The sweep's connections."""
     return [other["addr"] for other in client.client_list() if other["name"] == CLIENT_NAME]
+
+
+@pytest.mark.parametrize("limit", ["GENERATION", "MAX_HELD_KEYS"])
+def test_orphans_that_are_due_do_not_wait(
+    client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """They have a limit of their own, and nobody would find them again by a heartbeat."""
+    now_ms = server_time_ms(client)
+    ids = [b"orphan-%d" % number for number in range(4)]
+    client.mset({keys.signal(id_): "1" for id_ in ids})
+    client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(ids, now_ms - 2_000_000))
+    write_stale(client, *(b"c%d" % number for number in range(5)))
+    for module in (fleet, collector):
+        monkeypatch.setattr(module, limit, 5, raising=False)
+    announced = sweep(client, engine, dry_run=True, orphans="reap")
+    report = sweep(client, engine, orphans="reap")
+    assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped) == (4, 4)
+    assert report.keys_deleted == announced.keys_deleted == 5 * KEYS_EACH + 4
+    assert all_keys(client) == set()

@@ -94,7 +94,7 @@ class Fleet:
         report = sweep(self.client, self.engine, orphans=orphans)
         gone = before - all_keys(self.client) - {keys.SIGHTINGS}
         assert report.keys_deleted == len(gone)
-        beating = {keys.id_of_heartbeat(key) for key in before if key.startswith(keys.HEARTBEAT)}
+        beating = set(keys.ids_of_heartbeats(key for key in before if key.startswith(keys.HEARTBEAT)))
         working = {id_ for id_ in IDS if keys.activity(id_) in before}
         for key in gone:
             owned = owned_by(key, beating)

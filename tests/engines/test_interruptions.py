@@ -2,14 +2,20 @@
 
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Answer, Batch, EngineName
+from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import TIMEOUT_S
+from cleanup_tasks.servers.errors import ScriptingRefused
 from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.sweep.reaper import Reaper
 from demo.dataset import KEYS_EACH, write_acceptance_data
@@ -164,3 +170,52 @@ def test_wherever_it_is_broken_off_the_report_is_true(server: Server, engine: Na
     command = [sys.executable, "-m", "tests.support.breaking_off", server.url, engine.name]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("refused", ["evalsha", "script"])
+def test_what_is_refused_in_the_middle_is_no_unknown_end(server: Server, client: Redis, refused: str) -> None:
+    """Two batches are under way, and both are answered; after a flush the script can't be loaded again."""
+    write_acceptance_data(client, 1_000, 10)
+    user = ["ACL", "SETUSER", "sweeper"]
+    client.execute_command(*user, "on", ">p", "~*", "+@all")  # type: ignore[no-untyped-call]
+
+    def refuse(number: int, _batch: Batch) -> None:
+        if number == 4:
+            client.execute_command(*user, f"-{refused}")  # type: ignore[no-untyped-call]
+            client.script_flush()
+
+    report = new_report("lua")
+    started_s = time.monotonic()
+    try:
+        with SingleServer(server.client(username="sweeper", password="p")) as servers:
+            engine = Before(LuaEngine(servers.client), refuse)
+            with pytest.raises(ScriptingRefused):
+                clean(servers, engine, report)
+    finally:
+        client.execute_command("ACL", "DELUSER", "sweeper")  # type: ignore[no-untyped-call]
+    assert time.monotonic() - started_s < TIMEOUT_S, "nobody waited for an answer that does not come"
+    assert report.cleanup_errors == 0
+    assert 0 < report.keys_deleted == 1_000 * KEYS_EACH - client.dbsize()
+
+
+def test_a_connection_that_is_refused_hides_nothing(server: Server, client: Redis) -> None:
+    """The Python engine opens one more connection in the middle, and may not log in any more."""
+    write_acceptance_data(client, 1_000, 10)
+    user = ["ACL", "SETUSER", "sweeper"]
+    client.execute_command(*user, "on", ">p", "~*", "+@all")  # type: ignore[no-untyped-call]
+
+    def refuse(number: int, _batch: Batch) -> None:
+        if number == 3:
+            client.execute_command(*user, ">other", "<p")  # type: ignore[no-untyped-call]
+            servers.client.connection_pool.disconnect(inuse_connections=False)
+
+    report = new_report("python")
+    try:
+        with SingleServer(server.client(username="sweeper", password="p")) as servers:
+            engine = Before(PythonEngine(servers.client), refuse)
+            with pytest.raises(AuthenticationError):
+                clean(servers, engine, report)
+    finally:
+        client.execute_command("ACL", "DELUSER", "sweeper")  # type: ignore[no-untyped-call]
+    assert report.cleanup_errors == 0
+    assert 0 < report.keys_deleted == 1_000 * KEYS_EACH - client.dbsize()

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.lock import TTL_S as LOCK_TTL_S
+from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.sweep import orphans
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data, write_coordinators
 from demo.servers import running_server, wait_until
@@ -20,7 +22,9 @@ from tests.support.sweeping import (
     Before,
     NamedEngine,
     all_keys,
+    clean,
     digest,
+    new_report,
     sweep,
     write_heartbeat,
     write_stale,
@@ -240,7 +244,7 @@ def test_a_message_that_only_idempotency_names(
     client.mset({b"blocking:idempotency:a:b:done:1:2": "1", b"blocking:idempotency:op1:a": "1"})
     ripen(client, engine)
     for heartbeat in others:
-        write_heartbeat(client, keys.id_of_heartbeat(heartbeat), "active")
+        write_heartbeat(client, heartbeat.removeprefix(keys.HEARTBEAT), "active")
     sweep(client, engine, orphans="reap")
     assert client.exists("blocking:idempotency:a:b:done:1:2") == (not gone)
 
@@ -344,3 +348,38 @@ def test_a_million_related_keys_in_bounded_memory() -> None:
             assert client.dbsize() == left + 1  # and the sightings of those that had to wait
         # The largest of all children that this process has waited for, in KiB.
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 500_000
+
+
+def test_whoever_was_reaped_by_an_interrupted_sweep_is_sighted_anew(
+    client: Redis, engine: NamedEngine
+) -> None:
+    ids = [b"orphan-%d" % number for number in range(1_000)]
+    write_orphans(client, *ids)
+    ripen(client, engine)
+
+    def interrupt(number: int, _batch: Batch) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+
+    report = new_report(engine.name)
+    with pytest.raises(KeyboardInterrupt):
+        clean(SingleServer(client), Before(engine, interrupt), report, orphans="reap")
+    assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped > 0) == (1_000, True)
+    # Given one that starts anew, and has no heartbeat yet
+    reaped = next(id_ for id_ in ids if not client.exists(keys.signal(id_)))
+    client.set(keys.signal(reaped), "1")
+    sweep(client, engine, orphans="reap")
+    assert client.exists(keys.signal(reaped))
+
+
+@pytest.mark.parametrize(("age_ms", "goes"), [(700_000, True), (1_000, False)])
+def test_a_due_orphan_of_which_only_a_message_with_a_stranger_is_left(
+    client: Redis, engine: NamedEngine, age_ms: int, goes: bool
+) -> None:
+    now_ms = server_time_ms(client)
+    record = b"blocking:idempotency:orphan:stranger:done:1:%d" % (now_ms - age_ms)
+    client.set(record, "1")
+    client.hset(keys.SIGHTINGS, "orphan", now_ms - 2_000_000)
+    report = sweep(client, engine, orphans="reap")
+    assert report.orphaned_coordinators_found == 2
+    assert client.exists(record) == (not goes)

@@ -54,6 +54,8 @@ def broken_off(sweep: Callable[[Progress], None], phase: str, seconds: float) ->
     try:
         with interrupts_unmasked((BrokenOff,)):
             sweep(progress)
+            # else it would go off when the next sweep is prepared
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
     except BrokenOff:
         pass

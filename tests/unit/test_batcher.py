@@ -38,8 +38,7 @@ def stream_of(
 ) -> list[Batch | None]:
     """All batches for these, in this order, and where all before has to be over."""
     fleet = Fleet()
-    for due in coordinators:
-        fleet.add_due(due, JUDGED_MS)
+    fleet.add_due(coordinators, JUDGED_MS)
     fleet.gone = options.pop("gone", set())
     given = {"dry_run": False, "keep_heartbeats": False, "blocked": set(), **options}
     return list(Batcher(fleet, absent or {}, batch_keys, **given).batches(coordinators))
