@@ -1,5 +1,6 @@
 """What an engine is given: guards, and groups of keys that go only if their guards are unchanged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,7 +77,8 @@ class Batch:
         self.guards += guards.names
         self.kinds += guards.kinds
         self.expected += guards.expected
-        self.fields += guards.fields
+        if guards.fields:
+            self.fields += guards.fields
         self.load += guards.load
         return (first, first + 1) if len(guards.names) == 2 else tuple(range(first, len(self.guards)))
 
@@ -87,7 +89,7 @@ class Batch:
         kind = bytes(self.kinds[number : number + 1])
         return Guards((self.guards[number],), kind, (self.expected[number],), fields)
 
-    def add_group(self, guards: tuple[int, ...], keys: list[bytes], subject: Any = None) -> None:
+    def add_group(self, guards: tuple[int, ...], keys: Sequence[bytes], subject: Any = None) -> None:
         """Add keys that go if none of these guards has changed; `subject` is the caller's own."""
         self.group_guards.append(guards)
         self.group_sizes.append(len(keys))

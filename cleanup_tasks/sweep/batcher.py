@@ -85,10 +85,10 @@ class Batcher:
                 yield self._cut()
             guards = self._guards_of(due)
             for other in others:
-                guards += self._guards_of(other)
+                guards += self._guards.get(other.id) or self._guards_of(other)
             for id_ in absent:
                 guards += self._guards_of_absent(id_)
-            self._batch.add_group(guards, [record], (due, *others))
+            self._batch.add_group(guards, (record,), (due, *others))
 
     def _parts(self, due: Due, own: list[bytes]) -> Iterator[Batch]:
         """A batch for each part of what is too much for one step."""

@@ -67,7 +67,7 @@ class Collector:
         coordinators = self._fleet.coordinators
         due = [one for id_ in known if (one := coordinators[id_])]
         absent = unknown
-        if len(due) == len(known) and all(one.is_orphan for one in due):
+        if due and due[0].is_orphan and len(due) == len(known) and all(one.is_orphan for one in due):
             self.orphans.update(known, unknown)
         if len(due) < len(known):
             # those that went in an earlier generation are due too; everybody else is protected
