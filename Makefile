@@ -13,13 +13,13 @@ demo: .venv/demo  ## the main job on real data; ends by itself
 up: .venv/demo  ## server, worker, beat and Flower until Ctrl-C
 	@$(BIN)/python -m demo.up
 
-test: .venv/test  ## everything, against real servers that the tests start
+test: .venv/test  ## everything, on the oldest and the newest server; the tests start all that they need
 	$(BIN)/python -m pytest
 
 test-unit: .venv/test  ## the rules alone, in seconds
 	$(BIN)/python -m pytest tests/unit
 
-test-servers: .venv/test  ## besides, all that needs programs of the system; .ci/run says which
+test-servers: .venv/test  ## the same on all servers, and what needs programs of the system (see .ci/run)
 	$(BIN)/python -m pytest --all-servers -m ""
 
 test-redis-py-6: .venv-redis6/test  ## the engine tests with the oldest redis-py that kombu takes
