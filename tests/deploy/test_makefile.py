@@ -1,5 +1,6 @@
 """The Makefile: ``make`` alone says what there is."""
 
+import os
 import re
 import subprocess
 
@@ -7,8 +8,9 @@ from demo.stack import ROOT
 
 
 def make(*arguments: str) -> str:
-    """What make prints; it must succeed."""
-    done = subprocess.run(["make", *arguments], cwd=ROOT, text=True, capture_output=True)
+    """What make prints; it must succeed, also where the tests themselves were started by make."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", *arguments], cwd=ROOT, text=True, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
