@@ -49,8 +49,7 @@ class Sightings:
             for id_, seen_ms in self._sighted.items()
             if id_ not in fleet.coordinators and is_older(int(seen_ms), now_ms, self._threshold_s)
         ]
-        lots = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
-        requests = ((lot, list(map(keys.activity, lot))) for lot in lots)
+        requests = ((lot, list(map(keys.activity, lot))) for lot in _chunks(ids))
         for lot, read_ms, values in servers.read(requests):
             judged = judge_values(list(values.values()), read_ms, self._threshold_s)
             states = dict(zip(values, judged, strict=True))
