@@ -5,10 +5,10 @@ The coordination Redis is not here: what is here, Flower shows.
 
 from kombu import Exchange, Queue
 
-from cleanup_tasks.settings import get_settings
+from cleanup_tasks.settings import CelerySettings, IntervalSettings
 
-_settings = get_settings()
-_interval_s = _settings.cleanup_interval_seconds
+_settings = CelerySettings.read()
+_interval_s = IntervalSettings.read().cleanup_interval_seconds
 
 broker_url = _settings.celery_broker_url.get_secret_value()
 result_backend = _settings.celery_result_backend.get_secret_value()

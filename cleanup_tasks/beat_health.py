@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import signals
 
-from cleanup_tasks.settings import InvalidSettings, get_settings
+from cleanup_tasks.settings import BeatSettings, IntervalSettings, InvalidSettings
 
 #: Intervals that may pass without a tick.
 PATIENCE = 2
@@ -24,21 +24,21 @@ def _watch(**_: Any) -> None:
 
 
 def _touch(**_: Any) -> None:
-    path = get_settings().beat_path
+    path = BeatSettings.read().beat_path
     if path is not None:
         path.touch()
 
 
 def fault() -> str | None:
     """What is wrong with the beat, or None."""
-    settings = get_settings()
-    if settings.beat_path is None:
+    path = BeatSettings.read().beat_path
+    if path is None:
         return "CLEANUP_BEAT_FILE is not set"
     try:
-        age_s = time.time() - settings.beat_path.stat().st_mtime
+        age_s = time.time() - path.stat().st_mtime
     except OSError as error:
         return f"the beat has left no sign of life: {error}"
-    allowed_s = PATIENCE * settings.cleanup_interval_seconds
+    allowed_s = PATIENCE * IntervalSettings.read().cleanup_interval_seconds
     if age_s > allowed_s:
         return f"the beat last sent a cleanup {age_s:.0f} s ago, more than {allowed_s} s"
     return None

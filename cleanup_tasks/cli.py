@@ -17,11 +17,12 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import FORMAT, logger
 from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
 from cleanup_tasks.servers.errors import ScriptingRefused
-from cleanup_tasks.settings import Settings, check_arguments, load_settings, options_of
+from cleanup_tasks.settings import Settings, load_settings
 from cleanup_tasks.sweep.options import Options, OrphansMode, no_progress
 from cleanup_tasks.sweep.options import Progress as ProgressCallback
 from cleanup_tasks.sweep.sweep import Sweep

@@ -1,20 +1,23 @@
-"""Settings from the environment, and the arguments of a task; all that is wrong is named in one message."""
+"""Settings from the environment. Each use has a model of its own, so that only what is used is checked."""
 
 import functools
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cleanup_tasks.servers import url
 from cleanup_tasks.servers.client import Tls
-from cleanup_tasks.sweep.options import Options, OrphansMode
+from cleanup_tasks.sweep.options import OrphansMode
 
 #: URLs that only the coordination Redis may have.
 OUR_SCHEMES = ("redis+cluster:", "rediss+cluster:", "redis+sentinel:", "rediss+sentinel:")
+
+#: What Kubernetes puts into ``NAME_PORT`` of every container for a service called ``name``.
+_SERVICE = re.compile(r"tcp://[^/@]+:(\d+)")
 
 PemFile = Annotated[FilePath | None, Field(description="the path of a PEM file that is there")]
 CeleryUrl = Annotated[
@@ -33,10 +36,85 @@ class InvalidSettings(ValueError):
     """One or more settings are not what they should be; the message names each with what is accepted."""
 
 
-class Settings(BaseSettings):
-    """What the environment says. An empty variable counts as unset, but for `CLEANUP_LOG_FILE`."""
+class Environment(BaseSettings):
+    """The variables of one use. An empty variable counts as unset, but for `CLEANUP_LOG_FILE`."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset(cls, value: Any, info: Any) -> Any:
+        if value == "" and info.field_name != "cleanup_log_file":
+            return cls.model_fields[info.field_name].default
+        return value
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` win over it.
+
+        Raises:
+            InvalidSettings: all that is wrong, one after the other, without the values of secrets.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise InvalidSettings(f"invalid settings: {faults(error, cls)}") from None
+
+
+class CelerySettings(Environment):
+    """Where Celery's messages and results go; only our own application reads it."""
+
+    celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
+    celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
+
+    @field_validator("celery_broker_url", "celery_result_backend")
+    @classmethod
+    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value().lower().startswith(OUR_SCHEMES):
+            raise ValueError("Celery doesn't know it")
+        return value
+
+
+class MetricsSettings(Environment):
+    """Where a worker shows its metrics."""
+
+    cleanup_metrics_port: Annotated[
+        int | None, Field(ge=1, le=65535, description="a whole number, 1 to 65535; unset for no endpoint")
+    ] = None
+    cleanup_metrics_address: Annotated[
+        str, Field(min_length=1, description="the address that the metrics endpoint listens on")
+    ] = "127.0.0.1"
+
+    @field_validator("cleanup_metrics_port", mode="before")
+    @classmethod
+    def _address_of_a_service(cls, value: Any) -> Any:
+        """In Kubernetes a service called cleanup-metrics puts its address there; nobody asked for a port."""
+        return None if isinstance(value, str) and _SERVICE.fullmatch(value) else value
+
+
+class BeatSettings(Environment):
+    """Beat's sign of life."""
+
+    cleanup_beat_file: Annotated[
+        str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
+    ] = ""
+
+    @property
+    def beat_path(self) -> Path | None:
+        """The file that the beat touches, or None."""
+        return Path(self.cleanup_beat_file).expanduser() if self.cleanup_beat_file else None
+
+
+class IntervalSettings(Environment):
+    """How often sweeps are due."""
+
+    cleanup_interval_seconds: Annotated[
+        int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
+    ] = 300
+
+
+class Settings(IntervalSettings):
+    """What a sweep needs."""
 
     redis_host: Annotated[
         str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
@@ -49,42 +127,29 @@ class Settings(BaseSettings):
     coordination_redis_cert_file: PemFile = None
     coordination_redis_key_file: PemFile = None
     coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
-    celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
-    celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
     cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
-    cleanup_interval_seconds: Annotated[
-        int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
-    ] = 300
     cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
         "~/.claude-flow/logs/blocking-cleanup.log"
     )
     cleanup_log_format: Annotated[
         Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
     ] = "keyvalue"
-    cleanup_metrics_port: Annotated[
-        int | None, Field(ge=1, le=65535, description="a whole number, 1 to 65535; unset for no endpoint")
-    ] = None
-    cleanup_metrics_address: Annotated[
-        str, Field(min_length=1, description="the address that the metrics endpoint listens on")
-    ] = "127.0.0.1"
-    cleanup_beat_file: Annotated[
-        str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
-    ] = ""
     cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
     cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _unset(cls, value: Any, info: Any) -> Any:
-        if value == "" and info.field_name != "cleanup_log_file":
-            return cls.model_fields[info.field_name].default
-        return value
+    def _only_what_is_used(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where a URL is given, REDIS_HOST and its like may be somebody else's."""
+        if not any(values.get(name) for name in values if name.startswith("coordination_redis_url")):
+            return values
+        return {name: value for name, value in values.items() if not name.startswith("redis_")}
 
     @field_validator("redis_port", mode="before")
     @classmethod
     def _port_of_a_service(cls, value: Any) -> Any:
         """In Kubernetes a service called redis puts its address into every container's REDIS_PORT."""
-        service = re.fullmatch(r"tcp://[^/@]+:(\d+)", value) if isinstance(value, str) else None
+        service = _SERVICE.fullmatch(value) if isinstance(value, str) else None
         return service[1] if service else value
 
     @field_validator("coordination_redis_url")
@@ -92,13 +157,6 @@ class Settings(BaseSettings):
     def _known_form(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             url.parse(value.get_secret_value())
-        return value
-
-    @field_validator("celery_broker_url", "celery_result_backend")
-    @classmethod
-    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value().lower().startswith(OUR_SCHEMES):
-            raise ValueError("Celery doesn't know it")
         return value
 
     @property
@@ -126,61 +184,10 @@ class Settings(BaseSettings):
         """Where the log file is, perhaps with a ``~``, or None where it is turned off."""
         return Path(self.cleanup_log_file) if self.cleanup_log_file else None
 
-    @property
-    def beat_path(self) -> Path | None:
-        """The file that the beat touches, or None."""
-        return Path(self.cleanup_beat_file).expanduser() if self.cleanup_beat_file else None
-
-
-class Arguments(BaseModel):
-    """What a caller may ask of one sweep; None stands for the setting."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    dry_run: Annotated[bool, Field(description="true or false")] = False
-    stale_threshold_seconds: Annotated[Seconds | None, SECONDS] = None
-    orphans: Annotated[OrphansMode | None, ORPHANS] = None
-
-
-def check_arguments(**arguments: object) -> Arguments:
-    """The arguments, if they are what they should be.
-
-    Raises:
-        ValueError: names every argument that is not, and what is accepted.
-    """
-    try:
-        return Arguments.model_validate(arguments)
-    except ValidationError as error:
-        raise ValueError(f"invalid arguments: {faults(error, Arguments)}; nothing was touched") from None
-
-
-def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options:
-    """The inputs of a sweep; `rest` are fields of `Options` that neither settings nor arguments hold."""
-    threshold_s = arguments.stale_threshold_seconds
-    named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
-    return Options(
-        address=url.parse(settings.coordination_url),
-        tls=settings.tls,
-        dry_run=arguments.dry_run,
-        threshold_s=settings.cleanup_stale_threshold_seconds if threshold_s is None else threshold_s,
-        orphans=arguments.orphans or settings.cleanup_orphans,
-        interval_s=settings.cleanup_interval_seconds,
-        log_path=settings.log_path,
-        log_format=settings.cleanup_log_format,
-        **named,
-    )
-
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment; `overrides` win over it.
-
-    Raises:
-        InvalidSettings: all that is wrong, one after the other, without the values of secrets.
-    """
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise InvalidSettings(f"invalid settings: {faults(error, Settings)}") from None
+    """What a sweep needs, see `Environment.read`."""
+    return Settings.read(**overrides)
 
 
 @functools.cache

@@ -14,12 +14,13 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tasks does
+from cleanup_tasks.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import PreviousAttempts
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
-from cleanup_tasks.settings import Arguments, check_arguments, get_settings, options_of
+from cleanup_tasks.settings import get_settings
 from cleanup_tasks.sweep.sweep import Sweep
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.

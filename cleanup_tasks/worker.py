@@ -7,7 +7,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.metrics import METRICS
-from cleanup_tasks.settings import InvalidSettings, get_settings
+from cleanup_tasks.settings import IntervalSettings, InvalidSettings, MetricsSettings
 
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
 
@@ -16,10 +16,10 @@ ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallbac
 def _open(**_: Any) -> None:
     """Open the port before the pool forks; a worker that can't says so and does not start."""
     try:
-        settings = get_settings()
+        settings, interval = MetricsSettings.read(), IntervalSettings.read()
     except InvalidSettings as error:
         raise SystemExit(str(error)) from None
-    METRICS.interval.set(settings.cleanup_interval_seconds)
+    METRICS.interval.set(interval.cleanup_interval_seconds)
     address, port = settings.cleanup_metrics_address, settings.cleanup_metrics_port
     if port is None:
         return

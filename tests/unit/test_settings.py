@@ -6,15 +6,18 @@ import sys
 
 import pytest
 
+from cleanup_tasks.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.reporting.report import PreviousAttempts
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.settings import (
-    Arguments,
+    BeatSettings,
+    CelerySettings,
+    Environment,
+    IntervalSettings,
     InvalidSettings,
+    MetricsSettings,
     Settings,
-    check_arguments,
     load_settings,
-    options_of,
 )
 from cleanup_tasks.sweep.options import Options
 
@@ -78,22 +81,72 @@ def test_where_the_coordination_redis_is(
         ("CLEANUP_INTERVAL_SECONDS", "0"),
         ("CLEANUP_MAX_REPORTED_IDS", "-1"),
         ("CLEANUP_ORPHANS", "kill"),
+        ("CLEANUP_METRICS_PORT", "0"),
+        ("CLEANUP_METRICS_PORT", "tcp://:secret@host:9808"),
+        ("CELERY_BROKER_URL", "redis+cluster://:secret@host"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_accepted(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
+    (model,) = (
+        use for use in (Settings, MetricsSettings, CelerySettings) if name.lower() in use.model_fields
+    )
+    if name.startswith("REDIS_"):
+        monkeypatch.delenv("COORDINATION_REDIS_URL")
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
-    accepted = Settings.model_fields[name.lower()].description
+        model.read()
+    accepted = model.model_fields[name.lower()].description
     assert f"{name}: {accepted}" in str(refusal.value)
     assert "secret" not in str(refusal.value)
     assert refusal.value.__cause__ is None
 
 
+#: Values of somebody else's variables: what other software, Docker's links and Kubernetes put there.
+STRAY = {
+    "REDIS_HOST": "redis://cache:6379/0",
+    "REDIS_PORT": "tcp://10.96.0.5:6379/0",
+    "REDIS_DB": "sessions",
+    "CLEANUP_METRICS_PORT": "tcp://10.96.0.6:9808",
+}
+
+
+def test_a_stray_variable_does_no_harm_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in STRAY.items():
+        monkeypatch.setenv(name, value)
+    assert MetricsSettings.read().cleanup_metrics_port is None
+    assert load_settings().coordination_url == "redis://127.0.0.1:1/0"
+    # where nothing else says where the Redis is, they count
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    with pytest.raises(InvalidSettings, match=r"REDIS_HOST: .*REDIS_PORT: .*REDIS_DB: "):
+        load_settings()
+
+
+#: Who reads which variable; a wrong one of another use stops nobody.
+USES: dict[type[Environment], str] = {
+    Settings: "CLEANUP_STALE_THRESHOLD_SECONDS",
+    IntervalSettings: "CLEANUP_INTERVAL_SECONDS",
+    MetricsSettings: "CLEANUP_METRICS_PORT",
+    CelerySettings: "CELERY_BROKER_URL",
+}
+
+
+@pytest.mark.parametrize("wrong", USES)
+def test_only_what_is_used_is_checked(monkeypatch: pytest.MonkeyPatch, wrong: type[Environment]) -> None:
+    monkeypatch.setenv(USES[wrong], "redis+cluster://x")
+    uses: list[type[Environment]] = [*USES, BeatSettings]
+    for use in uses:
+        if issubclass(use, wrong):
+            with pytest.raises(InvalidSettings, match=USES[wrong]):
+                use.read()
+        else:
+            use.read()
+
+
 def test_all_faults_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = ["REDIS_PORT", "REDIS_DB", "CLEANUP_INTERVAL_SECONDS", "COORDINATION_REDIS_URL"]
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    wrong = ["REDIS_PORT", "REDIS_DB", "CLEANUP_INTERVAL_SECONDS", "CLEANUP_ORPHANS"]
     for name in wrong:
         monkeypatch.setenv(name, "x")
     with pytest.raises(InvalidSettings) as refusal:
@@ -102,19 +155,18 @@ def test_all_faults_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_with_wrong_settings_says_so_and_ends() -> None:
-    environment = os.environ | {"CLEANUP_INTERVAL_SECONDS": "soon", "REDIS_PORT": "x"}
+    environment = os.environ | {"CLEANUP_INTERVAL_SECONDS": "soon"}
     command = [sys.executable, "-m", "celery", "-A", "cleanup_tasks", "worker"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
     last = ended.stderr.strip().splitlines()[-1]
     assert "CLEANUP_INTERVAL_SECONDS: a whole number of seconds" in last
-    assert "REDIS_PORT: a whole number" in last
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REDIS_PASSWORD", "COORDINATION_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
         monkeypatch.setenv(name, "redis://:secret@h")
-    assert "secret" not in repr(load_settings())
+    assert "secret" not in repr(load_settings()) + repr(CelerySettings.read())
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:

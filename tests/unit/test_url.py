@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from cleanup_tasks.celery import app
 from cleanup_tasks.servers.url import FORMS, Address, Layout, parse
-from cleanup_tasks.settings import InvalidSettings, load_settings
+from cleanup_tasks.settings import CelerySettings, InvalidSettings, load_settings
 
 SECRET = "hunter2"
 
@@ -96,7 +96,7 @@ def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_celery_can_not_use_a_cluster(name: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, f"{scheme}://u:{SECRET}@h:1/main")
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
+        CelerySettings.read()
     message = str(refusal.value)
     assert message.startswith(f"invalid settings: {name}: ")
     assert "can't use a Redis Cluster" in message

@@ -16,9 +16,10 @@ from pydantic import SecretStr
 from redis import Redis
 
 from cleanup_tasks import cli
+from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, LOW_LATENCY
-from cleanup_tasks.settings import check_arguments, load_settings, options_of
+from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.cleaner import Cleaner
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, wait_until

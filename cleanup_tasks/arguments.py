@@ -1,0 +1,48 @@
+"""The arguments of one sweep, as a task or the command is given them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cleanup_tasks.servers import url
+from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings, faults
+from cleanup_tasks.sweep.options import Options, OrphansMode
+
+
+class Arguments(BaseModel):
+    """What a caller may ask of one sweep; None stands for the setting."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dry_run: Annotated[bool, Field(description="true or false")] = False
+    stale_threshold_seconds: Annotated[Seconds | None, SECONDS] = None
+    orphans: Annotated[OrphansMode | None, ORPHANS] = None
+
+
+def check_arguments(**arguments: object) -> Arguments:
+    """The arguments, if they are what they should be.
+
+    Raises:
+        ValueError: names every argument that is not, and what is accepted.
+    """
+    try:
+        return Arguments.model_validate(arguments)
+    except ValidationError as error:
+        raise ValueError(f"invalid arguments: {faults(error, Arguments)}; nothing was touched") from None
+
+
+def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options:
+    """The inputs of a sweep; `rest` are fields of `Options` that neither settings nor arguments hold."""
+    threshold_s = arguments.stale_threshold_seconds
+    named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
+    return Options(
+        address=url.parse(settings.coordination_url),
+        tls=settings.tls,
+        dry_run=arguments.dry_run,
+        threshold_s=settings.cleanup_stale_threshold_seconds if threshold_s is None else threshold_s,
+        orphans=arguments.orphans or settings.cleanup_orphans,
+        interval_s=settings.cleanup_interval_seconds,
+        log_path=settings.log_path,
+        log_format=settings.cleanup_log_format,
+        **named,
+    )
