@@ -19,7 +19,7 @@ VALUE, NO_STRING, ABSENT, FIELD = b"vnaf"
 class Guards:
     """What was found of somebody when it was judged, and must not have changed."""
 
-    __slots__ = ("expected", "fields", "kinds", "load", "names")
+    __slots__ = ("expected", "fields", "kinds", "load", "names", "value_bytes")
 
     def __init__(
         self,
@@ -40,8 +40,10 @@ class Guards:
         self.kinds = kinds
         self.expected = expected
         self.fields = fields
+        #: The length of all values.
+        self.value_bytes = sum(map(len, filter(None, expected)))
         #: What it costs the server to compare them, in deletions of a key.
-        self.load = len(names) + sum(map(len, filter(None, expected))) // BYTES_LIKE_A_KEY
+        self.load = len(names) + self.value_bytes // BYTES_LIKE_A_KEY
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import State, is_older, is_plausible, judge_values
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.fleet import MAX_HELD_KEYS, Due, Fleet
+from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
 
 
 class Collector:
@@ -28,7 +28,7 @@ class Collector:
         self._now_ms = now_ms
         self._threshold_s = threshold_s
         self._look_for_orphans = orphans
-        self._held = 0
+        self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
         #: Parties without a heartbeat of the records that are held -> their activity.
@@ -47,9 +47,9 @@ class Collector:
                     self._share(key, known, unknown, sent_ms)
                 elif due := coordinators[known[0]]:
                     self._hold(key, due)
-            if self._held > MAX_HELD_KEYS:
+            if self._held_bytes > MAX_KEY_BYTES:
                 self._fleet.shrink()
-                self._held //= 2
+                self._held_bytes //= 2
         self._read_absent()
 
     def _hold(self, key: bytes, due: Due) -> None:
@@ -60,7 +60,7 @@ class Collector:
             return  # somebody whose heartbeat is out of sight may own it too
         if not key.startswith(keys.WHOLE_ID):
             due.keys.append(key)
-            self._held += 1
+            self._held_bytes += KEY_BYTES + len(key)
 
     def _share(self, key: bytes, known: list[bytes], unknown: list[bytes], sent_ms: float | None) -> None:
         """Hold a record that several own, if all of them are due."""
@@ -84,7 +84,7 @@ class Collector:
             if one.number < first.number:
                 first = one
         first.records[key] = [one for one in due if one is not first], absent
-        self._held += 1
+        self._held_bytes += RECORD_BYTES + len(key)
 
     def _is_old(self, sent_ms: float | None) -> bool:
         return (

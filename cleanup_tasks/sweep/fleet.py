@@ -1,19 +1,25 @@
 """Everybody that a sweep knows of: who is due, with what goes with them, and who is protected."""
 
+from bisect import bisect
 from collections import deque
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import count
+from itertools import accumulate, count
 from operator import attrgetter
 
 from cleanup_tasks.engines.batch import ABSENT, FIELD, NO_STRING, VALUE, Guards
 from cleanup_tasks.rules import keys
 
-#: Stale coordinators that are dealt with before others are looked at again. It bounds the worker's memory,
-#: for each is held with its values and its keys. A generation costs one pass over the keyspace.
-GENERATION = 200_000
-#: Keys that are held for them; where there are more, half of the coordinators wait for the next generation.
-MAX_HELD_KEYS = 2_000_000
+#: Bytes of memory that a generation takes at most: the stale coordinators that are dealt with before others
+#: are looked at again, each with the values by which it was judged. A generation costs one pass over the
+#: keyspace.
+MAX_COORDINATOR_BYTES = 350_000_000
+#: Bytes of memory that their keys take at most; beyond, half of them wait for the next generation.
+MAX_KEY_BYTES = 250_000_000
+#: Coordinators that are looked at again for a generation, where it is not known that more fit into it.
+MIN_JUDGED_AGAIN = 10_000
+#: What CPython 3.11 takes for each, besides its name and its values; measured with tracemalloc.
+DUE_BYTES, KEY_BYTES, RECORD_BYTES = 650, 45, 330
 
 
 _numbers = count()
@@ -30,6 +36,11 @@ class Due:
     """A coordinator that may go, and what it was judged by."""
 
     __slots__ = ("guards", "id", "is_orphan", "keys", "number", "records")
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes of the worker's memory, without its keys; two names hold its id too."""
+        return DUE_BYTES + 3 * len(self.id) + self.guards.value_bytes
 
     def __init__(
         self, id_: bytes, heartbeat: bytes | None, activity: bytes | None, sighting: bytes | None = None
@@ -82,7 +93,7 @@ class Fleet:
         self.judged_at_ms = 0
         #: Stale ids whose values were not held, for a later generation.
         self._later: deque[bytes] = deque()
-        self._due = 0
+        self._held_bytes = 0
         #: Ids that were due in a generation that is over, and went.
         self.gone: set[bytes] = set()
 
@@ -92,14 +103,16 @@ class Fleet:
         self.lengths.update({keys.segments_of(id_) for id_ in coordinators})
 
     def add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
-        """Note stale ones that may go; beyond a generation's size they wait, and nothing of them is held.
+        """Note stale ones that may go; beyond what a generation takes they wait, and nothing of them is held.
 
         Args:
             coordinators: in the order in which they go.
             now_ms: the server's time at which they were judged.
         """
-        room = max(0, GENERATION - self._due)
-        self._due += len(coordinators[:room])
+        is_first = not self._held_bytes
+        held = list(accumulate((due.held_bytes for due in coordinators), initial=self._held_bytes))
+        self._held_bytes = held[-1]  # once one waits, so do all that come after it
+        room = max(bisect(held, MAX_COORDINATOR_BYTES) - 1, int(is_first))
         self.add_orphans(coordinators[:room], now_ms)
         waiting = [due.id for due in coordinators[room:]]
         self.protect(waiting)
@@ -134,9 +147,9 @@ class Fleet:
         """
         if not self._later:
             return []
-        for due in self.due():
-            self.coordinators[due.id] = None
-            if due.id not in kept:
-                self.gone.add(due.id)
-        self._due = 0
-        return [self._later.popleft() for _ in range(min(len(self._later), GENERATION))]
+        over = self.due()
+        self.coordinators.update({due.id: None for due in over})
+        self.gone.update({due.id for due in over} - kept)
+        self._held_bytes = 0
+        number = min(len(self._later), max(len(over), MIN_JUDGED_AGAIN))
+        return [self._later.popleft() for _ in range(number)]

@@ -22,6 +22,7 @@ from tests.support.sweeping import (
     NamedEngine,
     all_keys,
     clean,
+    hold_at_most,
     new_report,
     sweep,
     write_heartbeat,
@@ -31,7 +32,7 @@ from tests.support.sweeping import (
 
 def in_generations(monkeypatch: pytest.MonkeyPatch, size: int) -> Limits:
     """Have the stale dealt with in lots of that size; returns the limits to sweep with."""
-    monkeypatch.setattr(fleet, "GENERATION", size)
+    hold_at_most(monkeypatch, size)
     return replace(LOW_LATENCY, scan_count=size, read_keys=size)
 
 
@@ -74,7 +75,7 @@ def test_the_stale_go_in_generations(
 def test_where_too_many_keys_are_held_half_of_the_coordinators_wait(
     client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch, orphans: str
 ) -> None:
-    monkeypatch.setattr(collector, "MAX_HELD_KEYS", 100)
+    monkeypatch.setattr(collector, "MAX_KEY_BYTES", 10_000)
     write_acceptance_data(client, total=110, active=10)
     client.mset(
         {
@@ -178,7 +179,7 @@ def ours(client: Redis) -> list[str]:
     return [other["addr"] for other in client.client_list() if other["name"] == CLIENT_NAME]
 
 
-@pytest.mark.parametrize("limit", ["GENERATION", "MAX_HELD_KEYS"])
+@pytest.mark.parametrize("limit", ["MAX_COORDINATOR_BYTES", "MAX_KEY_BYTES"])
 def test_orphans_that_are_due_do_not_wait(
     client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -189,7 +190,7 @@ def test_orphans_that_are_due_do_not_wait(
     client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(ids, now_ms - 2_000_000))
     write_stale(client, *(b"c%d" % number for number in range(5)))
     for module in (fleet, collector):
-        monkeypatch.setattr(module, limit, 5, raising=False)
+        monkeypatch.setattr(module, limit, 2_000, raising=False)
     announced = sweep(client, engine, dry_run=True, orphans="reap")
     report = sweep(client, engine, orphans="reap")
     assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped) == (4, 4)

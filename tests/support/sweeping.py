@@ -17,6 +17,7 @@ from cleanup_tasks.servers.pipelining import LOW_LATENCY, Command, Limits, Pipel
 from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.servers.url import Address
+from cleanup_tasks.sweep import fleet
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.options import Options, Progress, no_progress
 from demo.dataset import keys_of
@@ -208,3 +209,10 @@ class Before:
 
     def close(self) -> None:
         self._engine.close()
+
+
+def hold_at_most(monkeypatch: pytest.MonkeyPatch, coordinators: int) -> None:
+    """Have a generation hold so many, at most 1,000, by letting each weigh more than it does."""
+    each = fleet.MAX_COORDINATOR_BYTES // coordinators - 10_000
+    monkeypatch.setattr(fleet, "DUE_BYTES", each)
+    monkeypatch.setattr(fleet, "MIN_JUDGED_AGAIN", 1)
