@@ -38,6 +38,8 @@ class Sweep:
         self._published: dict[str, int] = {}
         #: Whether the server answered at all; where it did not, nothing was done.
         self.connected = False
+        #: Whether all that is left is to tell how it ended.
+        self.has_ended = False
         self.report = Report(
             dry_run=options.dry_run,
             implementation=options.engine,
@@ -119,6 +121,7 @@ class Sweep:
 
     def _end(self, outcome: Outcome, elapsed_s: float) -> None:
         """Where every sweep ends."""
+        self.has_ended = True
         report, options = self.report, self._options
         report.complete = report.complete and outcome in ("success", "dry_run")
         if outcome == "failed" and self.connected and not report.dry_run:

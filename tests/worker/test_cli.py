@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from redis import Redis
+from rich.console import Console
 
-from cleanup_tasks import cli
 from cleanup_tasks.arguments import check_arguments, options_of
+from cleanup_tasks.cli.stopping import Stopping
+from cleanup_tasks.cli.sweeping import ERRORS, sweep_each
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, LOW_LATENCY
 from cleanup_tasks.settings import load_settings
@@ -74,8 +76,9 @@ def test_nothing_there(server: Server) -> None:
 def test_no_redis() -> None:
     ended = run_command(f"redis://127.0.0.1:{free_port()}")
     assert ended.returncode == 1
-    summary, failed, aborted = texts(ended.stdout)
+    (summary,) = texts(ended.stdout)
     assert summary.startswith("cleanup_sweep outcome=failed ")
+    failed, aborted = texts(ended.stderr)
     assert failed.startswith("Redis connection failed: ")
     assert aborted == "Cleanup aborted"
 
@@ -89,7 +92,7 @@ def test_no_redis_and_json() -> None:
 def test_wrong_password(server: Server) -> None:
     ended = run_command(server.url.replace("redis://", "redis://nobody:secret@"))
     assert ended.returncode == 1
-    assert "Redis connection failed" in ended.stdout
+    assert "Redis connection failed" in ended.stderr
     assert "secret" not in ended.stdout + ended.stderr
 
 
@@ -222,31 +225,42 @@ def test_a_missing_permission_is_named(server: Server, client: Redis) -> None:
     client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~blocking:*", "+@all")  # type: ignore[no-untyped-call]
     ended = run_command(server.url.replace("redis://", "redis://half:pw@"))
     assert ended.returncode == 2
-    *report, failed = texts(ended.stdout)
+    report = texts(ended.stdout)
+    incomplete, failed = texts(ended.stderr)
+    assert incomplete == "Cleanup incomplete: the next run goes on"
     assert failed.startswith("Cleanup failed: ")
     assert "permission" in failed
     # what was done up to there is told all the same
-    assert {"Keys deleted: 0", "Cleanup errors: 1", "Cleanup incomplete: the next run goes on"} < {*report}
+    assert {"Keys deleted: 0", "Cleanup errors: 1"} < {*report}
     assert report[-1].startswith("cleanup_sweep outcome=failed ")
     assert " errors=1 " in report[-1]
     assert client.dbsize() == 10 * KEYS_EACH
 
 
-def test_ctrl_c_frees_the_lock_and_says_what_was_done(server: Server, client: Redis) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_frees_the_lock_and_says_what_was_done(
+    server: Server, client: Redis, number: signal.Signals
+) -> None:
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
         proxy.cut_at(b"EVALSHA", 1 + 4, hold=True)  # the first call is a trial with nothing to do
         environment = {**os.environ, "COORDINATION_REDIS_URL": proxy.url}
-        with subprocess.Popen([COMMAND], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [COMMAND], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             try:
                 wait_until(lambda: proxy.broken, "the sweep waits for an answer")
                 wait_until(lambda: client.dbsize() < 999 * KEYS_EACH, "the sweep has begun to delete")
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 output, _ = process.communicate(timeout=30)
             finally:
                 process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Cleanup interrupted" in output
+    lines = texts(output)
+    assert any(line.startswith("cleanup_sweep outcome=incomplete ") for line in lines)
+    (told,) = (int(line.split()[-1]) for line in lines if line.startswith("Keys deleted: "))
+    assert 0 < told <= 1_000 * KEYS_EACH - client.dbsize()
     assert not client.exists(keys.LOCK)
 
 
@@ -255,8 +269,9 @@ def test_ctrl_c_counts_whatever_a_library_makes_of_it(
 ) -> None:
     monkeypatch.setattr(Cleaner, "run", interrupted_by(KeyboardInterrupt))
     settings = load_settings(coordination_redis_url=SecretStr(server.url))
-    status, _ = cli._sweep(options_of(settings, check_arguments(), owner="interrupted"))
-    assert status == cli.INTERRUPTED
+    options = options_of(settings, check_arguments(), owner="interrupted")
+    (ended,) = sweep_each([options], Stopping(), Console(stderr=True))
+    assert (ended.status, ended.report.complete) == (ERRORS, False)
 
 
 def test_whoever_reads_may_stop_reading(server: Server, client: Redis) -> None:

@@ -1,0 +1,1 @@
+"""The command cleanup-blocking-coordination: sweeps in the foreground, no worker needed."""

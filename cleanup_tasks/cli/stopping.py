@@ -1,0 +1,53 @@
+"""SIGINT, SIGTERM and SIGHUP: what is under way comes to its end, and what was done is told."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from cleanup_tasks.sweep.sweep import Sweep
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the command to stop. It takes the way of Ctrl-C through a sweep."""
+
+
+class Stopping:
+    """Whether a signal has asked the command to stop, and when a sweep is told."""
+
+    def __init__(self) -> None:
+        """No signal yet."""
+        #: The signal's number, or None.
+        self.signal: int | None = None
+        self._sweep: Sweep | None = None
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take the signals, but for those that the command was started to ignore (nohup)."""
+        ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = [signal.signal(number, self._stop) for number in ours]
+        try:
+            yield
+        finally:
+            for number, handler in zip(ours, before, strict=True):
+                signal.signal(number, handler)
+
+    def begin(self, sweep: Sweep) -> None:
+        """Interrupt this sweep from now on; raises Stopped where it should not begin."""
+        self._sweep = sweep
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come: library code may have swallowed what the signal raised."""
+        if self.signal is not None:
+            raise Stopped
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            return  # it is stopping; a closed terminal sends more than one
+        self.signal = number
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C once more ends it at once
+        if self._sweep is None or not self._sweep.has_ended:
+            raise Stopped

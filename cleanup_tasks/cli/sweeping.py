@@ -1,0 +1,89 @@
+"""Sweeps one after the other, what became of each, and the exit status."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from cleanup_tasks.cli.progress import progress_bar
+from cleanup_tasks.cli.stopping import Stopping
+from cleanup_tasks.fallback import sweep_or_fall_back
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.servers.errors import ScriptingRefused
+from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.sweep import Sweep
+
+#: Exit statuses, the original's. A signal's is 128 and its number, as the shell's.
+NO_CONNECTION = 1
+ERRORS = 2
+SIGNALLED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A sweep that has ended."""
+
+    options: Options
+    report: Report
+    #: Whether the server answered at all; where it did not, nothing was done.
+    connected: bool
+    status: int
+
+
+def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console) -> list[Ended]:
+    """Sweep with these options, one after the other, until all have ended or a signal comes.
+
+    Args:
+        sweeps: the options of each.
+        stopping: what signals have asked for.
+        bar: where a progress bar is shown, if that is a terminal.
+    """
+    ended: list[Ended] = []
+    for options in sweeps:
+        if stopping.signal is None:
+            ended.append(_sweep(options, stopping, bar))
+    return ended
+
+
+def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:
+    """The exit status of the command: a signal's, else the worst of the sweeps'."""
+    if stopping.signal is not None:
+        return SIGNALLED + stopping.signal
+    return max((each.status for each in ended), default=0)
+
+
+def _sweep(options: Options, stopping: Stopping, bar: Console) -> Ended:
+    begun = [Sweep(options)]
+
+    def begin(sweep: Sweep) -> None:
+        stopping.begin(sweep)
+        begun.append(sweep)
+
+    status = 0
+    try:
+        with progress_bar(bar) as show:
+
+            def progress(what: str, done: int, total: int) -> None:
+                stopping.check()
+                show(what, done, total)
+
+            sweep_or_fall_back(replace(options, progress=progress), begin)
+    except (RedisError, ScriptingRefused) as error:
+        if begun[-1].connected:
+            logger.error("Cleanup failed: %s", error)
+            status = ERRORS
+        else:
+            logger.error("Redis connection failed: %s", error)
+            logger.error("Cleanup aborted")
+            status = NO_CONNECTION
+    except Exception as error:
+        logger.error("Cleanup failed unexpectedly: %r", error)
+        status = ERRORS
+    except KeyboardInterrupt:
+        logger.error("Cleanup interrupted")
+    report = begun[-1].report
+    if not (status or report.complete or report.skipped):
+        status = ERRORS
+    return Ended(options, report, begun[-1].connected, status)
