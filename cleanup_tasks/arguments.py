@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cleanup_tasks import targets
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.servers import url
-from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings, faults
+from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings, faults, not_known
 from cleanup_tasks.sweep.options import Options, OrphansMode
 
 
@@ -17,6 +19,18 @@ class Arguments(BaseModel):
     dry_run: Annotated[bool, Field(description="true or false")] = False
     stale_threshold_seconds: Annotated[Seconds | None, SECONDS] = None
     orphans: Annotated[OrphansMode | None, ORPHANS] = None
+    #: None stands for the one that has no name of its own.
+    target: Annotated[
+        str | None, Field(validate_default=True, description="the name of a configured target")
+    ] = None
+
+    @field_validator("target")
+    @classmethod
+    def _configured(cls, value: str | None) -> str | None:
+        name, known = value or DEFAULT_TARGET, targets.names()
+        if name not in known:
+            raise ValueError(f"{name!r} is {not_known(name, known)}")
+        return value
 
 
 def check_arguments(**arguments: object) -> Arguments:
@@ -28,7 +42,8 @@ def check_arguments(**arguments: object) -> Arguments:
     try:
         return Arguments.model_validate(arguments)
     except ValidationError as error:
-        raise ValueError(f"invalid arguments: {faults(error, Arguments)}; nothing was touched") from None
+        wrong = "; ".join(faults(error, Arguments))
+        raise ValueError(f"invalid arguments: {wrong}; nothing was touched") from None
 
 
 def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options:
@@ -36,6 +51,7 @@ def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options
     threshold_s = arguments.stale_threshold_seconds
     named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
     return Options(
+        target=arguments.target or DEFAULT_TARGET,
         address=url.parse(settings.coordination_url),
         tls=settings.tls,
         dry_run=arguments.dry_run,

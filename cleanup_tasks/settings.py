@@ -1,7 +1,8 @@
 """Settings from the environment. Each use has a model of its own, so that only what is used is checked."""
 
-import functools
+import difflib
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -35,6 +36,11 @@ ORPHANS = Field(description="off, report or reap")
 class InvalidSettings(ValueError):
     """One or more settings are not what they should be; the message names each with what is accepted."""
 
+    @classmethod
+    def of(cls, faults: Iterable[str]) -> Self:
+        """One text for each fault; one that several targets share is named once."""
+        return cls(f"invalid settings: {'; '.join(dict.fromkeys(faults))}")
+
 
 class Environment(BaseSettings):
     """The variables of one use. An empty variable counts as unset, but for `CLEANUP_LOG_FILE`."""
@@ -58,7 +64,7 @@ class Environment(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            raise InvalidSettings(f"invalid settings: {faults(error, cls)}") from None
+            raise InvalidSettings.of(faults(error, cls)) from None
 
 
 class CelerySettings(Environment):
@@ -113,8 +119,33 @@ class IntervalSettings(Environment):
     ] = 300
 
 
-class Settings(IntervalSettings):
-    """What a sweep needs."""
+class LogSettings(Environment):
+    """What is told of a sweep."""
+
+    cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
+        "~/.claude-flow/logs/blocking-cleanup.log"
+    )
+    cleanup_log_format: Annotated[
+        Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
+    ] = "keyvalue"
+    cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
+
+    @property
+    def log_path(self) -> Path | None:
+        """Where the log file is, perhaps with a ``~``, or None where it is turned off."""
+        return Path(self.cleanup_log_file) if self.cleanup_log_file else None
+
+
+class ConfigSettings(Environment):
+    """The file that names the targets, see `targets`."""
+
+    cleanup_config: Annotated[
+        FilePath | None, Field(description="the path of a TOML file with tables [targets.NAME]")
+    ] = None
+
+
+class Settings(IntervalSettings, LogSettings):
+    """What a sweep needs; what is not of the log may differ from target to target."""
 
     redis_host: Annotated[
         str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
@@ -128,14 +159,7 @@ class Settings(IntervalSettings):
     coordination_redis_key_file: PemFile = None
     coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
     cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
-    cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
-        "~/.claude-flow/logs/blocking-cleanup.log"
-    )
-    cleanup_log_format: Annotated[
-        Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
-    ] = "keyvalue"
     cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
-    cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
 
     @model_validator(mode="before")
     @classmethod
@@ -179,35 +203,37 @@ class Settings(IntervalSettings):
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
         return f"redis://{login}{host}:{self.redis_port}/{self.redis_db}"
 
-    @property
-    def log_path(self) -> Path | None:
-        """Where the log file is, perhaps with a ``~``, or None where it is turned off."""
-        return Path(self.cleanup_log_file) if self.cleanup_log_file else None
-
 
 def load_settings(**overrides: Any) -> Settings:
     """What a sweep needs, see `Environment.read`."""
     return Settings.read(**overrides)
 
 
-@functools.cache
-def get_settings() -> Settings:
-    """The environment's settings, read once per process; raises InvalidSettings."""
-    return load_settings()
+def faults(error: ValidationError, model: type[Any], spelled: Mapping[str, str] | None = None) -> list[str]:
+    """All that a model refused: each name, what is accepted, why, and what came (no secrets).
 
-
-def faults(error: ValidationError, model: type[Any]) -> str:
-    """All that a model refused: each name, what is accepted, why, and what came (no secrets)."""
+    `spelled` has the names of fields that the user knows by another one than the variable's.
+    """
     texts = []
+    is_environment = issubclass(model, BaseSettings)
     for fault in error.errors():
         name = str(fault["loc"][0])
         known = model.model_fields.get(name)
-        accepted = known.description if known else f"not known; known are {', '.join(model.model_fields)}"
+        if known is None:
+            texts.append(f"{name}: {not_known(name, model.model_fields)}")
+            continue
         # A URL with a password may have strayed into any of them.
-        shown = known is not None and "Secret" not in str(known.annotation) and "@" not in str(fault["input"])
-        spelled = name.upper() if issubclass(model, BaseSettings) else name
-        # what our own checks say holds nothing of the value
-        reason = fault["ctx"]["error"] if fault["type"] == "value_error" else None
-        why = f"not {fault['input']!r}" if shown else str(reason or "")
-        texts.append(f"{spelled}: {accepted}" + (f" ({why})" if why else ""))
-    return "; ".join(texts)
+        shown = "Secret" not in str(known.annotation) and "@" not in str(fault["input"])
+        # what our own checks say holds nothing of a secret
+        why = fault["ctx"]["error"] if fault["type"] == "value_error" else ""
+        why = why or (f"not {fault['input']!r}" if shown else "")
+        as_spelled = (spelled or {}).get(name, name.upper() if is_environment else name)
+        texts.append(f"{as_spelled}: {known.description}" + (f" ({why})" if why else ""))
+    return texts
+
+
+def not_known(name: str, known: Iterable[str]) -> str:
+    """That a name is not known, and the one that may have been meant, or all."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"not known; did you mean {near[0]}?" if near else f"not known; known are {', '.join(known)}"

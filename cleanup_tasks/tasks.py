@@ -20,8 +20,8 @@ from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import PreviousAttempts
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
-from cleanup_tasks.settings import get_settings
 from cleanup_tasks.sweep.sweep import Sweep
+from cleanup_tasks.targets import settings_of
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
@@ -56,6 +56,7 @@ def cleanup(
     dry_run: bool = False,
     stale_threshold_seconds: int | None = None,
     orphans: str | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Lua engine.
 
@@ -65,6 +66,7 @@ def cleanup(
             None for the setting.
         orphans: ``off``, ``report`` or ``reap`` coordinators of which only related keys are left;
             None for the setting.
+        target: the name of the coordination Redis; None for ``default``.
 
     Returns:
         The metrics dict.
@@ -77,6 +79,7 @@ def cleanup(
         "dry_run": dry_run,
         "stale_threshold_seconds": stale_threshold_seconds,
         "orphans": orphans,
+        "target": target,
     }
     checked = check_arguments(**arguments)
     if FALLBACK_HEADER in _headers(self):
@@ -91,13 +94,14 @@ def cleanup_fallback(
     dry_run: bool = False,
     stale_threshold_seconds: int | None = None,
     orphans: str | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Python engine, which needs no scripting.
 
     Arguments, result and exceptions are those of `cleanup`.
     """
     checked = check_arguments(
-        dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans
+        dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans, target=target
     )
     reason = _headers(self).get(FALLBACK_HEADER, REQUESTED)
     return _attempt(self, checked, engine="python", fallback_reason=reason)
@@ -106,7 +110,7 @@ def cleanup_fallback(
 def _attempt(
     task: CleanupTask, arguments: Arguments, *, engine: EngineName, fallback_reason: str | None
 ) -> dict[str, Any]:
-    settings = get_settings()
+    settings = settings_of(arguments.target)
     retries = _headers(task).get(RETRIES_HEADER, 0)
     is_alone = task.request.called_directly or task.request.is_eager  # nobody there who could retry
     options = options_of(

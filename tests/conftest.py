@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from cleanup_tasks import targets
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.reporting.log import logger
-from cleanup_tasks.settings import get_settings
 from demo.servers import Server, running_server
 from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
     binary_of,
@@ -31,9 +31,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name)
     monkeypatch.setenv("CLEANUP_LOG_FILE", "")
     monkeypatch.setenv("COORDINATION_REDIS_URL", "redis://127.0.0.1:1/0")
-    get_settings.cache_clear()
+    targets.forget()
     yield
-    get_settings.cache_clear()
+    targets.forget()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

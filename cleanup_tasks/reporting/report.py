@@ -8,6 +8,9 @@ from pydantic.alias_generators import to_camel
 
 from cleanup_tasks.rules.keys import text
 
+#: What the target is called that has no name of its own.
+DEFAULT_TARGET = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class PreviousAttempts:
@@ -25,6 +28,8 @@ class Report(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
+    #: The name of the coordination Redis.
+    target: str = DEFAULT_TARGET
     #: active + stale + unreadable
     total_coordinators_checked: int = 0
     #: Stale when found, whatever became of them.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cleanup_tasks.engines.batch import EngineName
-from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
 from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.url import Address
 
@@ -25,8 +25,9 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 class Options:
     """What one sweep does, and where. Nothing of it changes while it runs."""
 
-    #: The coordination Redis.
+    #: The coordination Redis, and what it is called.
     address: Address
+    target: str = DEFAULT_TARGET
     tls: Tls = field(default_factory=Tls)
     dry_run: bool = False
     #: Silence in seconds after which a coordinator is stale.

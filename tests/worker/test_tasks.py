@@ -28,6 +28,7 @@ STALE, ACTIVE = 990, 10
 DOOMED = STALE * KEYS_EACH
 KEPT = ACTIVE * KEYS_EACH
 ORDER = [
+    "target",
     "totalCoordinatorsChecked",
     "staleCoordinatorsFound",
     "keysDeleted",
@@ -157,6 +158,7 @@ def test_threshold(fleet: Redis) -> None:
         ({"stale_threshold_seconds": 10**12}, "stale_threshold_seconds: a whole number of seconds"),
         ({"orphans": "kill"}, "orphans: off, report or reap"),
         ({"orphans": True}, "orphans: off, report or reap"),
+        ({"target": "eu"}, "target: the name of a configured target .*known are default"),
         ({"dryrun": True}, "dryrun"),
     ],
 )
@@ -213,7 +215,7 @@ def test_the_hand_over_keeps_the_arguments_and_the_message(fleet: Redis, stack: 
     metrics = result.get(timeout=30)
     assert (metrics["dryRun"], metrics["implementation"]) == (True, "python")
     assert (metrics["keysDeleted"], metrics["staleThresholdSeconds"]) == (DOOMED + KEPT, 30)
-    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30, "orphans": None}
+    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30, "orphans": None, "target": None}
     assert result.queue == "cleanup"
     assert fleet.dbsize() == DOOMED + KEPT
     wait_until(lambda: result.children, "the link is there")
