@@ -1,7 +1,7 @@
 # The worker, the beat and Flower: one image, the command says which.
 FROM python:3.13-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py ./
+COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py flowerconfig.py ./
 COPY cleanup_tasks cleanup_tasks
 COPY lua lua
 RUN python -m venv /opt/cleanup \
@@ -9,9 +9,7 @@ RUN python -m venv /opt/cleanup \
 
 FROM python:3.13-slim
 COPY --from=build /opt/cleanup /opt/cleanup
-# Flower reads its settings in the working directory.
 WORKDIR /app
-COPY flowerconfig.py ./
 # A named volume on /data takes over this owner.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin cleanup \
     && install --directory --owner cleanup --group cleanup /data

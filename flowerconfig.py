@@ -1,4 +1,4 @@
-"""Flower's settings: ``celery -A cleanup_tasks flower`` reads this file in the working directory.
+"""Flower's settings, which ``celery -A cleanup_tasks flower`` reads.
 
 A FLOWER_ variable of the environment wins over what is here, a command line option over both; but without
 FLOWER_BASIC_AUTH the environment can't open Flower to others than this machine.

@@ -4,9 +4,7 @@ import hashlib
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from importlib.resources import files
 from itertools import chain
-from pathlib import Path
 from sys import byteorder
 from typing import Any
 
@@ -14,6 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from cleanup_tasks.engines.batch import Answer, Batch, EngineName
+from cleanup_tasks.packaged import path_of
 from cleanup_tasks.servers.errors import ScriptingRefused, is_about_the_server
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
 
@@ -23,17 +22,15 @@ EARLIEST_MS = 10**12
 
 
 def script_source(name: str = SCRIPT_NAME) -> str:
-    """The text of a script: from the installed package, or from a checkout's ``lua/``.
+    """The text of a script.
 
     Raises:
-        ScriptingRefused: it is in neither place.
+        ScriptingRefused: its file is missing.
     """
-    packaged = files("cleanup_tasks") / "lua" / name
-    checkout = Path(__file__).parents[2] / "lua" / name
-    for place in (packaged, checkout):
-        if place.is_file():
-            return place.read_text(encoding="utf-8")
-    raise ScriptingRefused(f"script not found: {name}")
+    try:
+        return (path_of("lua") / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ScriptingRefused(f"script not found: {name}") from None
 
 
 class LuaEngine:

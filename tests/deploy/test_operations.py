@@ -34,7 +34,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir(parents=True)
     checkout = root / "checkout"
     checkout.mkdir()
-    for name in (".env.example", "docker-compose.yml", "flowerconfig.py"):
+    for name in (".env.example", "docker-compose.yml"):
         shutil.copy(ROOT / name, checkout)
     shutil.copytree(ROOT / "deploy", checkout / "deploy")
     # a checkout whose origin is ours, so that `git pull` has something to pull from
@@ -104,7 +104,6 @@ def test_what_the_commands_left(machine: Path) -> None:
         "cleanup-flower.service",
         "cleanup-blocking-coordination.timer",
     }
-    assert (machine / "etc/cleanup/flowerconfig.py").exists()
     metrics = (machine / "var/lib/prometheus/node-exporter/cleanup.prom").read_text()
     assert 'cleanup_sweeps_total{engine="lua",outcome="success"} 1.0' in metrics
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import venv
@@ -12,18 +13,24 @@ import pytest
 from redis import Redis
 
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from demo.servers import Server
+from demo.servers import Server, free_port, stop, wait_until
 from demo.stack import ROOT
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command and return what it printed; it must succeed."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     ended = subprocess.run(
-        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=cwd, env=clean(environment), capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+def clean(environment: dict[str, str]) -> dict[str, str]:
+    """The machine's environment without what would find the checkout, and with this."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
 
 
 def packaged(wheel: Path) -> set[str]:
@@ -32,32 +39,91 @@ def packaged(wheel: Path) -> set[str]:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-@pytest.mark.timeout(600)
-def test_the_wheel_cleans_from_another_directory(server: Server, client: Redis, tmp_path: Path) -> None:
-    # Given the wheel, made from the source distribution, in a new virtual environment
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", cwd=ROOT)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new virtual environment with the wheel in it."""
+    home = tmp_path_factory.mktemp("home") / "venv"
+    venv.create(home, with_pip=True)
+    pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, cwd=home)
+    return home / "bin"
+
+
+def test_the_wheel_holds_one_package(wheel: Path) -> None:
     assert packaged(wheel) == {
-        "celeryconfig.py",
         *(str(path.relative_to(ROOT)) for path in (ROOT / "cleanup_tasks").rglob("*.py")),
         "cleanup_tasks/py.typed",
+        "cleanup_tasks/celeryconfig.py",
+        "cleanup_tasks/flowerconfig.py",
         "cleanup_tasks/lua/delete_if_unchanged.lua",
         "cleanup_tasks/lua/cleanup_blocking_coordination.lua",
     }
-    home = tmp_path / "venv"
-    venv.create(home, with_pip=True)
-    pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, cwd=tmp_path)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    # When the command runs there
+
+
+def test_it_cleans_from_another_directory(
+    programs: Path, server: Server, client: Redis, tmp_path: Path
+) -> None:
     write_acceptance_data(client, 100, 10)
-    command = home / "bin" / "cleanup-blocking-coordination"
-    metrics = json.loads(run(command, "--json", cwd=elsewhere, COORDINATION_REDIS_URL=server.url))
-    # Then the packaged script did it, and our app finds its configuration
+    command = programs / "cleanup-blocking-coordination"
+    metrics = json.loads(run(command, "--json", cwd=tmp_path, COORDINATION_REDIS_URL=server.url))
+    # the packaged script did it
     assert (metrics["implementation"], metrics["keysDeleted"]) == ("lua", 90 * KEYS_EACH)
     assert client.dbsize() == 10 * KEYS_EACH
-    code = "from cleanup_tasks import app; print(app.conf.task_default_queue, *app.conf.beat_schedule)"
-    shown = run(home / "bin" / "python", "-c", code, cwd=elsewhere)
-    assert shown.split() == ["cleanup", "cleanup-blocking-coordination"]
-    assert list(elsewhere.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+QUEUE = "from cleanup_tasks import app; print(app.conf.task_default_queue, *app.conf.beat_schedule)"
+
+
+def test_a_configuration_of_the_users_does_not_take_the_place_of_ours(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "celeryconfig.py").write_text("task_default_queue = 'theirs'\n")
+    for python, source in (
+        (programs / "python", programs.parent),
+        (Path(sys.executable), ROOT / "celeryconfig.py"),
+    ):
+        assert run(python, "-c", QUEUE, cwd=tmp_path).split() == ["cleanup", "cleanup-blocking-coordination"]
+        assert run(python, "-c", FILE, cwd=tmp_path).startswith(str(source))
+        # Celery's own fallback application is theirs
+        theirs = (
+            "import cleanup_tasks; from celery import current_app; print(current_app.conf.task_default_queue)"
+        )
+        assert run(python, "-c", theirs, cwd=tmp_path) == "theirs\n"
+
+
+FILE = "from cleanup_tasks.celery import app; app.conf.broker_url; print(app._config_source.__file__)"
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["packaged", "own"])
+def test_flower_has_our_settings(programs: Path, broker: Server, tmp_path: Path, own: bool) -> None:
+    """Without a login it listens on this machine only; but a file in the working directory is the user's."""
+    if own:
+        (tmp_path / "flowerconfig.py").write_text("address = '0.0.0.0'\n")
+    port = free_port()
+    environment = clean({"CELERY_BROKER_URL": f"{broker.url}/9", "FLOWER_DB": str(tmp_path / "flower")})
+    flower = subprocess.Popen(
+        [programs / "celery", "-A", "cleanup_tasks", "flower", f"--port={port}"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+
+        def answers(address: str) -> bool:
+            with socket.socket() as connection:
+                return connection.connect_ex((address, port)) == 0
+
+        wait_until(lambda: answers("127.0.0.1"), "Flower listens", 60)
+        # 127.0.0.2 is this machine by another address: one that a listener on 127.0.0.1 does not have
+        assert answers("127.0.0.2") == own
+    finally:
+        stop(flower)

@@ -77,8 +77,10 @@ def test_the_commands_exist_and_take_these_options(unit: Path) -> None:
     (command,) = re.findall(r"^ExecStart=/opt/cleanup/bin/(.+)$", unit.read_text(), re.MULTILINE)
     words = command.replace("%%", "%").split()
     assert shutil.which(words[0], path=str(Path(sys.executable).parent))
-    options = [word for word in words[1:] if not word.startswith("--conf")]
     done = subprocess.run(
-        [Path(sys.executable).parent / words[0], *options, "--help"], cwd=ROOT, text=True, capture_output=True
+        [Path(sys.executable).parent / words[0], *words[1:], "--help"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr
