@@ -51,6 +51,8 @@ def _in_words(fields: dict[str, Any]) -> str:
     """One line that begins with what makes a run unlike an ordinary one."""
     if fields.get("skipped"):
         return f"SKIPPED: {fields['skipped']}"
+    if fields.get("held"):
+        return f"HELD: {fields['held']}"
     marks = {
         "INCOMPLETE": not fields.get("complete", True),
         "DRY RUN": fields.get("dryRun"),

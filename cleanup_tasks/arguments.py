@@ -19,6 +19,7 @@ class Arguments(BaseModel):
     dry_run: Annotated[bool, Field(description="true or false")] = False
     stale_threshold_seconds: Annotated[Seconds | None, SECONDS] = None
     orphans: Annotated[OrphansMode | None, ORPHANS] = None
+    force: Annotated[bool, Field(description="true or false")] = False
     #: None stands for the one that has no name of its own.
     target: Annotated[
         str | None, Field(validate_default=True, description="the name of a configured target")
@@ -57,6 +58,9 @@ def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options
         dry_run=arguments.dry_run,
         threshold_s=settings.cleanup_stale_threshold_seconds if threshold_s is None else threshold_s,
         orphans=arguments.orphans or settings.cleanup_orphans,
+        force=arguments.force,
+        hold_percent=settings.cleanup_hold_percent,
+        restart_grace_s=settings.cleanup_restart_grace_seconds,
         interval_s=settings.cleanup_interval_seconds,
         log_path=settings.log_path,
         log_format=settings.cleanup_log_format,

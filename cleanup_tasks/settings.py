@@ -160,6 +160,10 @@ class Settings(IntervalSettings, LogSettings):
     coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
     cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
     cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
+    cleanup_hold_percent: Annotated[
+        int, Field(ge=0, le=100, description="a whole number, 1 to 100; 0 to hold never")
+    ] = 100
+    cleanup_restart_grace_seconds: Annotated[Seconds, SECONDS] = 60
 
     @model_validator(mode="before")
     @classmethod

@@ -57,6 +57,7 @@ def cleanup(
     stale_threshold_seconds: int | None = None,
     orphans: str | None = None,
     target: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Lua engine.
 
@@ -67,6 +68,7 @@ def cleanup(
         orphans: ``off``, ``report`` or ``reap`` coordinators of which only related keys are left;
             None for the setting.
         target: the name of the coordination Redis; None for ``default``.
+        force: go on where a sweep would be held since nobody seems to be alive.
 
     Returns:
         The metrics dict.
@@ -80,6 +82,7 @@ def cleanup(
         "stale_threshold_seconds": stale_threshold_seconds,
         "orphans": orphans,
         "target": target,
+        "force": force,
     }
     checked = check_arguments(**arguments)
     if FALLBACK_HEADER in _headers(self):
@@ -95,13 +98,18 @@ def cleanup_fallback(
     stale_threshold_seconds: int | None = None,
     orphans: str | None = None,
     target: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Remove the keys of stale coordinators, by the Python engine, which needs no scripting.
 
     Arguments, result and exceptions are those of `cleanup`.
     """
     checked = check_arguments(
-        dry_run=dry_run, stale_threshold_seconds=stale_threshold_seconds, orphans=orphans, target=target
+        dry_run=dry_run,
+        stale_threshold_seconds=stale_threshold_seconds,
+        orphans=orphans,
+        target=target,
+        force=force,
     )
     reason = _headers(self).get(FALLBACK_HEADER, REQUESTED)
     return _attempt(self, checked, engine="python", fallback_reason=reason)

@@ -37,6 +37,7 @@ from cleanup_tasks.sweep.options import OrphansMode
     type=click.Choice(get_args(OrphansMode)),
     help="What to do about coordinators without a heartbeat.  [default: report]",
 )
+@click.option("--force", is_flag=True, help="Go on even if nobody seems to be alive.")
 @click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
@@ -53,6 +54,7 @@ def command(
     fallback: bool,
     stale_threshold: int | None,
     orphans: str | None,
+    force: bool,
     redis_url: str | None,
     as_json: bool,
     metrics_file: Path | None,
@@ -61,12 +63,15 @@ def command(
     """Remove what dead coordinators left in Redis, without touching a living one.
 
     Exit status: 0 success, 1 no connection to Redis (nothing was done), 2 errors during the cleanup, or
-    a wrong option. Settings come from the environment; see README.
+    a wrong option, 3 held: nobody seems to be alive, so nothing was deleted. Settings come from the
+    environment; see README.
     """
     try:
         given = {} if redis_url is None else {"coordination_redis_url": SecretStr(redis_url)}
         settings = load_settings(**given)
-        arguments = check_arguments(dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans)
+        arguments = check_arguments(
+            dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans, force=force
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     show_log(LogLines(as_json=as_json), verbose=verbose)

@@ -18,7 +18,11 @@ from cleanup_tasks.sweep.sweep import Sweep
 #: Exit statuses, the original's. A signal's is 128 and its number, as the shell's.
 NO_CONNECTION = 1
 ERRORS = 2
+#: Nothing was deleted, since nobody seemed to be alive.
+HELD = 3
 SIGNALLED = 128
+#: From the best to the worst.
+_STATUSES = (0, HELD, NO_CONNECTION, ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:
     """The exit status of the command: a signal's, else the worst of the sweeps'."""
     if stopping.signal is not None:
         return SIGNALLED + stopping.signal
-    return max((each.status for each in ended), default=0)
+    return max((each.status for each in ended), key=_STATUSES.index, default=0)
 
 
 def _sweep(options: Options, stopping: Stopping, bar: Console) -> Ended:
@@ -84,6 +88,8 @@ def _sweep(options: Options, stopping: Stopping, bar: Console) -> Ended:
     except KeyboardInterrupt:
         logger.error("Cleanup interrupted")
     report = begun[-1].report
+    if report.held and not status:
+        status = HELD
     if not (status or report.complete or report.skipped):
         status = ERRORS
     return Ended(options, report, begun[-1].connected, status)

@@ -58,7 +58,9 @@ def log_report(report: Report) -> None:
     # The number once more as the last word, for that is what the old guide's awk takes.
     rate = report.coordinators_per_second
     logger.info("  Performance: %.2f coordinators/sec = %.2f", rate, rate)
-    if report.complete:
+    if report.held:
+        logger.warning("Cleanup held: %s", report.held)
+    elif report.complete:
         logger.info("Cleanup completed successfully")
     else:
         logger.error("Cleanup incomplete: the next run goes on")
@@ -75,13 +77,14 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
         "stale": report.stale_coordinators_found,
         "revived": report.revived_coordinators,
         "unreadable": report.unreadable_heartbeats,
+        "ahead": report.heartbeats_ahead,
         "orphans": report.orphaned_coordinators_found,
         "orphans_reaped": report.orphaned_coordinators_reaped,
         "keys_deleted": report.keys_deleted,
         "errors": report.cleanup_errors,
         "duration_ms": report.execution_time_ms,
         "threshold_s": report.stale_threshold_seconds,
-        "reason": report.skipped or report.fallback_reason,
+        "reason": report.skipped or report.held or report.fallback_reason,
     }
     if form == "json":
         logger.info("%s", json.dumps({"event": "cleanup_sweep", **fields}))

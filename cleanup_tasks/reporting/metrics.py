@@ -20,14 +20,18 @@ from prometheus_client.samples import Sample
 
 logger = logging.getLogger(__name__)
 
-#: How a sweep ended. ``retried`` and ``refused`` are attempts that another attempt follows (the latter
-#: by the Python engine); ``lost`` is one whose process was killed.
-Outcome = Literal["success", "incomplete", "dry_run", "skipped", "retried", "refused", "failed", "lost"]
+#: How a sweep ended. ``held``: nobody seemed to be alive, so nothing was deleted. ``retried`` and ``refused``
+#: are attempts that another attempt follows (the latter by the Python engine); ``lost`` is one whose process
+#: was killed.
+Outcome = Literal[
+    "success", "incomplete", "dry_run", "skipped", "held", "retried", "refused", "failed", "lost"
+]
 OUTCOMES: tuple[Outcome, ...] = (
     "success",
     "incomplete",
     "dry_run",
     "skipped",
+    "held",
     "retried",
     "refused",
     "failed",
@@ -45,6 +49,10 @@ FIGURES = {
         "Stale when found, changed before the deletion: kept.",
     ),
     "unreadable_heartbeats": ("cleanup_coordinators_unreadable", "Heartbeats without a readable time: kept."),
+    "heartbeats_ahead": (
+        "cleanup_coordinators_ahead",
+        "Heartbeats more than 60 s ahead of the server's clock: active.",
+    ),
     "orphaned_coordinators_reaped": (
         "cleanup_orphans_reaped",
         "Coordinators without a heartbeat whose other keys were removed.",
@@ -109,6 +117,11 @@ class Metrics(Collector):
             "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
             registry=None,
         )
+        self.last_held = Gauge(
+            "cleanup_last_sweep_held",
+            "1: the last sweep deleted nothing, since nobody seemed to be alive; 0: it was not held.",
+            registry=None,
+        )
         self.interval = Gauge(
             "cleanup_interval_seconds", "How often the cleanup is meant to run.", registry=None
         )
@@ -134,9 +147,10 @@ class Metrics(Collector):
         duration_s: float | None = None,
         stale: int | None = None,
         orphaned: int | None = None,
+        held: bool | None = None,
         fallback_reason: str | None = None,
     ) -> None:
-        """Count a sweep that ended, with the stale and the orphans it found unless it was a dry run."""
+        """Count a sweep that ended, with what it found and whether it was held unless it was a dry run."""
         self.sweeps.labels(outcome, engine).inc()
         if duration_s is not None:
             self.duration.labels(engine).observe(duration_s)
@@ -144,6 +158,8 @@ class Metrics(Collector):
             self.last_stale.set(stale)
         if orphaned is not None:
             self.last_orphaned.set(orphaned)
+        if held is not None:
+            self.last_held.set(held)
         if fallback_reason is not None:
             self.fallbacks.labels(reason_label(fallback_reason)).inc()
         if outcome == "success":
@@ -159,6 +175,7 @@ class Metrics(Collector):
             self.last_success,
             self.last_stale,
             self.last_orphaned,
+            self.last_held,
             self.interval,
         )
         for metric in metrics:
@@ -188,7 +205,7 @@ class Metrics(Collector):
         for sample in (sample for family in families for sample in family.samples):
             if math.isfinite(sample.value):
                 self._earlier[_series(sample)] = sample.value
-        for gauge in (self.last_success, self.last_stale, self.last_orphaned):
+        for gauge in (self.last_success, self.last_stale, self.last_orphaned, self.last_held):
             for family in gauge.collect():
                 gauge.set(self._earlier.get((family.name, frozenset()), 0))
 

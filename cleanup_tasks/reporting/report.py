@@ -48,6 +48,8 @@ class Report(BaseModel):
     active_coordinators: int = 0
     #: Kept, for their heartbeat says nothing we understand.
     unreadable_heartbeats: int = 0
+    #: Active, by a heartbeat more than 60 s ahead of the server's clock.
+    heartbeats_ahead: int = 0
     #: Stale when found, no longer so when the engine looked: kept.
     revived_coordinators: int = 0
     #: Steps of which the end is not known, or that were given up.
@@ -56,6 +58,11 @@ class Report(BaseModel):
     complete: bool = False
     #: Why nothing was done, or None.
     skipped: str | None = None
+    #: Why nothing was deleted though some look dead, or None.
+    held: str | None = None
+    #: Since when, and until when at most, in ms by the server's clock; None where that can't be told.
+    held_since_ms: int | None = None
+    held_until_ms: int | None = None
     #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
     orphaned_coordinators_found: int = 0
     orphaned_coordinators_reaped: int = 0

@@ -36,6 +36,12 @@ class Options:
     engine: EngineName = "lua"
     #: Why the Python engine is used, or None.
     fallback_reason: str | None = None
+    #: Goes on where a sweep would be held, or skipped since the server came up a moment ago.
+    force: bool = False
+    #: Holds where so many percent of the coordinators, or more, look dead; 0: never.
+    hold_percent: int = 100
+    #: Skips a server that came up with its data less than so many seconds ago; 0: never.
+    restart_grace_s: int = 60
     #: How often sweeps are due, in seconds.
     interval_s: int = 300
     #: The lock's token; all attempts of a task have the same.

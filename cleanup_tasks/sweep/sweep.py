@@ -116,6 +116,8 @@ class Sweep:
     def _outcome(self) -> Outcome:
         if self.report.skipped:
             return "skipped"
+        if self.report.held:
+            return "held"
         if not self.report.complete:
             return "incomplete"
         return "dry_run" if self.report.dry_run else "success"
@@ -135,15 +137,16 @@ class Sweep:
         if outcome not in ("retried", "refused") and (outcome != "failed" or self.connected):
             log_report(report)
         log_summary(report, outcome, options.log_format)
-        came_to_its_end = outcome in ("success", "incomplete", "dry_run")
-        cleaned = outcome in ("success", "incomplete")
+        came_to_its_end = outcome in ("success", "incomplete", "dry_run", "held")
+        counts = came_to_its_end and not report.dry_run
         CHANNEL.call(
             "end",
             outcome,
             report.implementation,
             duration_s=report.execution_time_ms / 1000 if came_to_its_end else None,
-            stale=report.stale_coordinators_found if cleaned else None,
-            orphaned=report.orphaned_coordinators_found if cleaned else None,
+            stale=report.stale_coordinators_found if counts else None,
+            orphaned=report.orphaned_coordinators_found if counts else None,
+            held=outcome == "held" if counts else None,
             fallback_reason=report.fallback_reason if came_to_its_end else None,
         )
 

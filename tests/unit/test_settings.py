@@ -81,6 +81,9 @@ def test_where_the_coordination_redis_is(
         ("CLEANUP_INTERVAL_SECONDS", "0"),
         ("CLEANUP_MAX_REPORTED_IDS", "-1"),
         ("CLEANUP_ORPHANS", "kill"),
+        ("CLEANUP_HOLD_PERCENT", "101"),
+        ("CLEANUP_HOLD_PERCENT", "-1"),
+        ("CLEANUP_RESTART_GRACE_SECONDS", "-1"),
         ("CLEANUP_METRICS_PORT", "0"),
         ("CLEANUP_METRICS_PORT", "tcp://:secret@host:9808"),
         ("CELERY_BROKER_URL", "redis+cluster://:secret@host"),
@@ -184,6 +187,7 @@ def test_all_wrong_arguments_are_named_at_once() -> None:
         *(("dry_run", value) for value in (None, 0, 1, "true")),
         *(("stale_threshold_seconds", value) for value in (-1, 1.5, "600", True, 1_000_000_000)),
         *(("orphans", value) for value in ("", "all", True)),
+        *(("force", value) for value in (None, 1, "yes")),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_accepted(name: str, value: object) -> None:
@@ -195,7 +199,13 @@ def test_a_wrong_argument_is_named_with_what_is_accepted(name: str, value: objec
 
 def test_right_arguments_are_taken() -> None:
     assert check_arguments() == Arguments()
-    named = {"dry_run": True, "stale_threshold_seconds": 0, "orphans": "reap", "target": "default"}
+    named = {
+        "dry_run": True,
+        "stale_threshold_seconds": 0,
+        "orphans": "reap",
+        "force": True,
+        "target": "default",
+    }
     assert check_arguments(**named).model_dump() == named
 
 

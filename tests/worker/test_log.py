@@ -55,6 +55,7 @@ EXPECTED = {
     "stale": 3,
     "revived": 0,
     "unreadable": 0,
+    "ahead": 0,
     "orphans": 0,
     "orphans_reaped": 0,
     "keys_deleted": 18,

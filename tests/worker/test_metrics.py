@@ -35,6 +35,7 @@ ALL_SERIES = {
     "cleanup_last_success_timestamp_seconds",
     "cleanup_last_sweep_stale_coordinators",
     "cleanup_last_sweep_orphaned_coordinators",
+    "cleanup_last_sweep_held",
 }
 
 #: The user of the shared worker.
