@@ -8,8 +8,11 @@ from celery.utils.log import get_task_logger
 
 from cleanup_tasks.reporting.report import Report
 
-#: In a worker Celery's handlers show its lines too, with task name and id.
-logger = get_task_logger("cleanup_tasks")
+#: Level and handlers of this one are the host's: in a worker Celery's handlers show our lines, with task
+#: name and id.
+HOST = get_task_logger("cleanup_tasks")
+#: What we write to. Its level may be lower than the host's, for the sake of the log file.
+logger = HOST.getChild("log")
 
 FORMAT = logging.Formatter("[%(asctime)s] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
 

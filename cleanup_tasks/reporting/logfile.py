@@ -1,68 +1,44 @@
-"""The log file, which several processes share."""
+"""The log file: several processes add their lines to it, and logrotate or somebody else rotates it."""
 
-import contextlib
-import fcntl
 import logging
 import os
 import sys
-from logging.handlers import RotatingFileHandler
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from cleanup_tasks.reporting.log import FORMAT, logger
-
-#: Bytes of a log file before it is rotated, and how many old ones are kept.
-MAX_BYTES = 10_000_000
-BACKUPS = 5
+from cleanup_tasks.reporting.log import FORMAT, HOST, logger
 
 
-class SharedFile(RotatingFileHandler):
-    """A rotated file that several processes write to: a worker's children, other workers, the command.
-
-    One of them rotates at a time, and the others follow to the new file.
-    """
+class LogFile(WatchedFileHandler):
+    """A file that is opened anew where it was renamed, and given up where it can't be written."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, with the folder locked; where that fails, standard error says so."""
+        """Write a line; where that fails, one warning says so."""
         try:
-            folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY)
-        except OSError:
-            self.handleError(record)
-            return
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            self._follow()
             super().emit(record)
-        except OSError:
+        except OSError:  # the standard handler opens the file anew outside of its own error handling
             self.handleError(record)
-        finally:
-            os.close(folder)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
         """A disk that is full costs one warning, and no sweep."""
         give_up(Path(self.baseFilename), sys.exc_info()[1])
-
-    def _follow(self) -> None:
-        """Open the file anew if another process, or logrotate, has moved it."""
-        if self.stream is None:
-            return
-        try:
-            moved = not os.path.samestat(os.fstat(self.stream.fileno()), Path(self.baseFilename).stat())
-        except FileNotFoundError:
-            moved = True
-        if moved:
-            self.stream.close()
-            self.stream = None  # the next line opens it
 
 
 #: Files that could not be written; a worker that runs for months says so once, and tries every sweep.
 _warned: set[Path] = set()
 
 
+def _opened() -> list[LogFile]:
+    return [handler for handler in logger.handlers if isinstance(handler, LogFile)]
+
+
 def _close_log_file() -> None:
-    for handler in [handler for handler in logger.handlers if isinstance(handler, SharedFile)]:
+    for handler in _opened():
         logger.removeHandler(handler)
-        with contextlib.suppress(OSError):
+        try:
             handler.close()
+        except OSError:
+            continue  # a full disk again, at the last flush
 
 
 def give_up(path: Path, error: BaseException | None) -> None:
@@ -73,19 +49,30 @@ def give_up(path: Path, error: BaseException | None) -> None:
         logger.warning("Log file can't be written, going on without: %s", error)
 
 
+def _is_for_the_host(record: logging.LogRecord) -> bool:
+    """A filter of our logger: what the host's level hides goes to the log file alone."""
+    if HOST.isEnabledFor(record.levelno) or not logger.propagate:
+        return True
+    for handler in _opened():
+        handler.handle(record)
+    return False
+
+
 def open_log_file(path: Path | None) -> None:
     """Add the log file, if it is not there yet; one that can't be written costs one warning."""
-    opened = [handler for handler in logger.handlers if isinstance(handler, SharedFile)]
-    if path is None or any(Path(handler.baseFilename).exists() for handler in opened):
+    if path is None or any(Path(handler.baseFilename).exists() for handler in _opened()):
         return
     _close_log_file()
     try:
         path = path.expanduser().absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = SharedFile(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+        # A pipe that nobody reads is refused here; the handler would wait for a reader for ever.
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
+        handler = LogFile(path, encoding="utf-8")
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
         give_up(path, error)
         return
     handler.setFormatter(FORMAT)
     logger.addHandler(handler)
+    logger.addFilter(_is_for_the_host)
     logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))

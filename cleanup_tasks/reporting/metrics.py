@@ -5,7 +5,6 @@ while a sweep runs, so what a killed sweep did up to then is counted. A dry run 
 that outcome, and as nothing else.
 """
 
-import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-logger = logging.getLogger(__name__)
+from cleanup_tasks.reporting.log import logger
 
 #: How a sweep ended. ``held``: nobody seemed to be alive, so nothing was deleted. ``retried`` and ``refused``
 #: are attempts that another attempt follows (the latter by the Python engine); ``lost`` is one whose process

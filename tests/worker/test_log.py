@@ -1,6 +1,8 @@
-"""The log: one line for machines, the original's file, rotated, and the guide's own line on it."""
+"""The log: one line for machines, the original's file, and the guide's own line on it."""
 
 import contextlib
+import fcntl
+import gzip
 import json
 import os
 import re
@@ -132,25 +134,24 @@ def test_the_guides_line(client: Redis, server: Server, broker: Server, tmp_path
     assert found == [f"{rate:.2f}" for rate in shown]
 
 
-ROTATING = """
+WRITING = """
 import sys
 from pathlib import Path
 from cleanup_tasks.reporting import logfile
-logfile.MAX_BYTES, logfile.BACKUPS = 10_000, 60
-logfile.open_log_file(Path(sys.argv[1]))
 for line in sys.stdin:
+    logfile.open_log_file(Path(sys.argv[1]))
     logfile.logger.info("writer %s line %s", sys.argv[2], line.strip())
     print(flush=True)
 """
 
 
-def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
+def test_processes_share_a_file_that_is_renamed_under_them(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "cleanup.log"
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", ROTATING, str(path), str(number)],
+                    [sys.executable, "-c", WRITING, str(path), str(number)],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -159,23 +160,22 @@ def test_processes_share_a_rotated_file(tmp_path: Path) -> None:
             )
             for number in range(3)
         ]
-        # By turns, so that somebody rotates under the others all the time; then as fast as they can
-        for lines in [[line] for line in range(200)] + [list(range(200, 600))]:
+        for turn in range(20):
             for writer in writers:
                 assert writer.stdin
-                writer.stdin.write("".join(f"{line}\n" for line in lines))
+                writer.stdin.write("".join(f"{turn * 30 + line}\n" for line in range(30)))
                 writer.stdin.flush()
+            # the first has written all, the others are in the midst of it
             for writer in writers:
                 assert writer.stdout
-                for _ in lines:
+                for _ in range(30):
                     writer.stdout.readline()
+                if writer is writers[0]:
+                    path.rename(path.with_suffix(f".{turn}"))
     files = list(path.parent.iterdir())
-    assert len(files) > 5
-    assert max(file.stat().st_size for file in files) <= 10_000
-    # nothing is lost, nothing torn, and every file but the last is full
+    assert len(files) >= 20
     found = sorted(line.split("[INFO] ")[1] for file in files for line in file.read_text().splitlines())
     assert found == sorted(f"writer {writer} line {line}" for writer in range(3) for line in range(600))
-    assert sorted(file.stat().st_size > 9_900 for file in files) == [False] + [True] * (len(files) - 1)
 
 
 def sweep(server: Server, log_file: str, *, dry_run: bool = False) -> Report:
@@ -184,11 +184,63 @@ def sweep(server: Server, log_file: str, *, dry_run: bool = False) -> Report:
     return Sweep(options_of(settings, check_arguments(dry_run=dry_run))).run()
 
 
-@pytest.mark.parametrize("path", ["/dev/full", "/dev/null/cleanup.log"], ids=["disk full", "no folder"])
+@pytest.mark.debian
+def test_logrotate(server: Server, client: Redis, tmp_path: Path) -> None:
+    """Its configuration in deploy/, with this path in place of those; a sweep before and one after."""
+    path = tmp_path / "cleanup.log"
+    text, paths = re.subn(
+        r"^/var/log/\S+$", "", (ROOT / "deploy" / "logrotate").read_text(), flags=re.MULTILINE
+    )
+    assert paths == 2
+    configuration = tmp_path / "logrotate"
+    configuration.write_text(text.replace("{", f"{path} {{", 1))
+    configuration.chmod(0o644)
+    for _ in range(3):
+        assert sweep(server, str(path), dry_run=True).complete
+        state = ["--state", str(tmp_path / "state")]
+        done = subprocess.run(
+            ["/usr/sbin/logrotate", "--force", *state, str(configuration)], text=True, capture_output=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    files = {file.name for file in tmp_path.iterdir()} - {"logrotate", "state"}
+    assert files == {"cleanup.log.1", "cleanup.log.2.gz", "cleanup.log.3.gz"}
+    contents = [(tmp_path / "cleanup.log.1").read_text()]
+    contents += [gzip.decompress((tmp_path / f"cleanup.log.{n}.gz").read_bytes()).decode() for n in (2, 3)]
+    assert [content.count("cleanup_sweep ") for content in contents] == [1, 1, 1]
+
+
+def test_a_symlink_is_written_through(server: Server, client: Redis, tmp_path: Path) -> None:
+    link, target = tmp_path / "link.log", tmp_path / "elsewhere" / "target.log"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for _ in range(2):
+        assert sweep(server, str(link), dry_run=True).complete
+    target.rename(target.with_suffix(".1"))
+    assert sweep(server, str(link), dry_run=True).complete
+    assert link.readlink() == target
+    counts = [file.read_text().count("cleanup_sweep ") for file in (target.with_suffix(".1"), target)]
+    assert counts == [2, 1]
+
+
+def test_standard_output_is_a_log_file_too(server: Server, client: Redis) -> None:
+    some_coordinators(client)
+    done = run_command(server.url, "--json", CLEANUP_LOG_FILE="/dev/stdout")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[INFO] Cleanup completed successfully" in done.stdout
+    assert Path("/dev/stdout").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/dev/full", "/dev/null/cleanup.log", "/", "{folder}/pipe"],
+    ids=["disk full", "no folder", "a folder", "a pipe that nobody reads"],
+)
 def test_a_file_that_cannot_be_written_costs_one_warning_and_no_sweep(
-    server: Server, client: Redis, caplog: pytest.LogCaptureFixture, path: str
+    server: Server, client: Redis, caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str
 ) -> None:
     some_coordinators(client)
+    os.mkfifo(tmp_path / "pipe")
+    path = path.format(folder=tmp_path)
     with caplog.at_level("WARNING"):
         announced = sweep(server, path, dry_run=True)
         done = sweep(server, path)
@@ -208,3 +260,41 @@ def test_a_folder_that_vanishes_costs_no_sweep_and_is_made_anew(
         shutil.rmtree(path.parent, ignore_errors=True)
     assert sweep(server, str(path), dry_run=True).complete
     assert "Cleanup completed successfully" in path.read_text()
+
+
+def test_a_hosts_log_level_is_its_own(client: Redis, server: Server, broker: Server, tmp_path: Path) -> None:
+    """At WARNING a worker prints no line of an ordinary sweep; the log file has them all the same."""
+    path = tmp_path / "cleanup.log"
+    with fleet(server, broker, tmp_path, {"CLEANUP_LOG_FILE": str(path)}) as running:
+        options = ("--queues", "cleanup", "--concurrency", "1", "--loglevel", "WARNING")
+        running.stack.start("worker", "worker", *options)
+        some_coordinators(client)
+        assert running.run()["keysDeleted"] == 18
+        assert "[INFO] Cleanup completed successfully" in path.read_text()
+        assert "Cleanup" not in running.stack.log("worker")
+        assert "INFO" not in running.stack.log("worker")
+        # while what is a warning to us is one to the host
+        client.hset(keys.LOCK, "not", "a string")
+        assert running.run()["complete"]
+        warning = "Sweep lock is somebody's key of another type"
+        assert running.stack.log("worker").count(warning) == path.read_text().count(warning) == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
+def test_no_pool_waits_for_the_log_file(
+    pool: str, client: Redis, server: Server, broker: Server, tmp_path: Path
+) -> None:
+    """Not for itself, nor for whoever has locked file and folder."""
+    path = tmp_path / "logs" / "cleanup.log"
+    path.parent.mkdir()
+    path.touch()
+    with contextlib.ExitStack() as stack:
+        for held in (path, path.parent):
+            descriptor = os.open(held, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        running = stack.enter_context(fleet(server, broker, tmp_path, {"CLEANUP_LOG_FILE": str(path)}))
+        running.stack.start_worker("worker", "--pool", pool)
+        some_coordinators(client)
+        assert [running.run()["keysDeleted"] for _ in range(2)] == [18, 0]
+    assert path.read_text().count("outcome=success") == 2
