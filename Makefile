@@ -1,43 +1,57 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check --constraint
 
-.PHONY: help demo up test test-unit test-servers test-redis-py-6 lint bench picture clean
+.PHONY: help demo up cleanup dry-run test test-unit test-servers test-pythons test-redis-py-6 \
+	lint bench pictures manifests clean
 
-help:  ## this list
+help:  ## Show this list.
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/demo  ## the main job on real data; ends by itself
+demo: .venv/demo  ## See the main job on real data, in ten seconds.
 	@$(BIN)/python -m demo
 
-up: .venv/demo  ## server, worker, beat and Flower until Ctrl-C
+up: .venv/demo  ## Start a playground with Flower, until Ctrl-C.
 	@$(BIN)/python -m demo.up
 
-test: .venv/test  ## everything, on the oldest and the newest server; the tests start all that they need
+cleanup: .venv/demo  ## Clean up the Redis that your environment names.
+	@$(BIN)/cleanup-blocking-coordination $(ARGS)
+
+dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.
+	@$(BIN)/cleanup-blocking-coordination --dry-run $(ARGS)
+
+test: .venv/test  ## Run the tests on the oldest and the newest server.
 	$(BIN)/python -m pytest
 
-test-unit: .venv/test  ## the rules alone, in seconds
+test-unit: .venv/test  ## Run the tests that need no server, in seconds.
 	$(BIN)/python -m pytest tests/unit
 
-test-servers: .venv/test  ## the same on all servers, and what needs programs of the system (see .ci/run)
+test-servers: .venv/test  ## Run all tests on all servers; see .ci/run.
 	$(BIN)/python -m pytest --all-servers -m ""
 
-test-redis-py-6: .venv-redis6/test  ## the engine tests with the oldest redis-py that kombu takes
+test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with the newer Pythons.
+	.venv-3.12/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker
+	.venv-3.13/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker
+
+test-redis-py-6: .venv-redis6/test  ## Run the engine tests with the oldest redis-py.
 	.venv-redis6/bin/python -m pytest --all-servers -m every_server
 
-lint: .venv/test  ## ruff and mypy
+lint: .venv/test  ## Check style and types by ruff and mypy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/bench  ## a few minutes; see benchmarks/README.md
+bench: .venv/bench  ## Measure for some minutes; see benchmarks/README.md.
 	@$(BIN)/python -m benchmarks
 
-picture: .venv/test  ## docs/flower.png, anew
+pictures: .venv/test  ## Make the pictures in docs/ anew; needs Chromium.
 	$(BIN)/python -m demo.screenshot
 
-clean:  ## all that make has built
-	rm -rf .venv .venv-redis6
+manifests: .venv/test  ## Make deploy/kubernetes/alerts.yaml anew.
+	$(BIN)/python deploy/kubernetes/generate.py
+
+clean:  ## Remove all that make and the tests have built.
+	rm -rf .venv .venv-redis6 .venv-3.12 .venv-3.13 .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
@@ -45,20 +59,24 @@ clean:  ## all that make has built
 	@$(PYTHON) -m venv .venv
 
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
-	@$(PIP) --editable '.[demo]'
+	@$(BIN)/python $(PIP) constraints.txt --editable '.[demo]'
 	@touch $@
 
 .venv/bench: pyproject.toml constraints.txt | .venv/bin/python
-	@$(PIP) --editable '.[demo,bench]'
+	@$(BIN)/python $(PIP) constraints.txt --editable '.[demo,bench]'
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
-	@$(PIP) --editable '.[demo,test]'
+	@$(BIN)/python $(PIP) constraints.txt --editable '.[demo,test]'
+	@touch $@
+
+.venv-3.%/test: pyproject.toml constraints.txt
+	@python3.$* -m venv .venv-3.$*
+	@.venv-3.$*/bin/python $(PIP) constraints.txt --editable '.[demo,test]'
 	@touch $@
 
 .venv-redis6/test: pyproject.toml constraints.txt | .venv/bin/python
 	@$(PYTHON) -m venv .venv-redis6
 	@grep -v '^redis==' constraints.txt > .venv-redis6/constraints.txt
-	@.venv-redis6/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-redis6/constraints.txt --editable '.[demo,test]' 'redis[hiredis]==6.4.0'
+	@.venv-redis6/bin/python $(PIP) .venv-redis6/constraints.txt --editable '.[demo,test]' 'redis[hiredis]==6.4.0'
 	@touch $@

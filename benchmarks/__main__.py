@@ -19,7 +19,8 @@ from benchmarks.place import Place
 from benchmarks.plan import BEFORE, GROUPS, LARGE, MIDDLE, ROOT, ways
 from benchmarks.results import Results
 from benchmarks.run import Run, measure
-from demo.servers import interruptible, valkey_binary
+from demo.interrupts import checkpoint, interruptible
+from demo.servers import valkey_binary
 
 
 def main() -> None:
@@ -71,6 +72,7 @@ def _runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
             places = [Place(stack, each, cluster=name == "cluster") for each in group.datasets(size)]
             trials = list(itertools.product(ways(group.ways, checkouts), places))
             for number, (way, at) in itertools.product(range(1, last + 1), trials):
+                checkpoint()
                 if number > 1 and size >= LARGE and way.name.startswith(BEFORE):
                     continue  # one round is enough of what takes long
                 print(f"{name}: {at.dataset}, {way.name}, {number} of {last}", file=sys.stderr)

@@ -2,123 +2,119 @@
 
 import os
 import sys
-import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 
+from cleanup_tasks import app, cleanup
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from demo.servers import interruptible, running_server, wait_until
-from demo.stack import Stack
+from demo.fleet import Fleet, fleet
+from demo.program import NotAsExpected, console, done, forget_settings, perform
+from demo.servers import running_server, wait_until
 
 TOTAL, ACTIVE = 10_000, 100
-DOOMED, KEPT = (TOTAL - ACTIVE) * KEYS_EACH, ACTIVE * KEYS_EACH
+DEAD_KEYS, LIVING_KEYS = (TOTAL - ACTIVE) * KEYS_EACH, ACTIVE * KEYS_EACH
 INTERVAL_S = 3
-
-console = Console(highlight=False)
-
-
-class CheckFailed(Exception):
-    """What the demo shows is not what it should be."""
 
 
 def check(what: str, seen: object, expected: object) -> None:
-    """Show a check; raises CheckFailed where it fails."""
+    """Show a check; raises NotAsExpected where it fails."""
     if seen != expected:
-        raise CheckFailed(f"{what}: expected {expected}, saw {seen}")
-    console.print(f"  [green]✓[/] {what}: {seen}")
+        raise NotAsExpected(f"{what}: expected {expected}, saw {seen}")
+    done(f"{what}: {seen:,}" if type(seen) is int else f"{what}: {seen}")
 
 
 def show(metrics: dict[str, Any]) -> None:
     """The metrics dict as a table; of the ids just the first."""
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in metrics.items():
-        shown = f"{value[:2]} … {len(value)} in all" if isinstance(value, list) and len(value) > 2 else value
-        table.add_row(name, str(shown))
+        is_long = isinstance(value, list) and len(value) > 2
+        table.add_row(name, f"{value[0]}, … ({len(value)} ids)" if is_long else str(value))
     console.print(table)
 
 
-def beat_fired(messages: Redis) -> str | None:
-    """The id of a run that is finished; only beat has sent any so far."""
-    for key in messages.scan_iter("celery-task-meta-*"):
-        if b'"SUCCESS"' in (messages.get(key) or b""):
-            return str(key.decode().removeprefix("celery-task-meta-"))
-    return None
+def result_of(task: Any) -> dict[str, Any]:
+    """The metrics dict of a task that was sent, once it is there."""
+    wait_until(task.ready, "the task has ended")
+    metrics: dict[str, Any] = task.get()
+    return metrics
 
 
-def play(enter: Callable[[Any], Any], folder: Path) -> None:
-    """The three scenes; `enter` keeps a context manager open to the end."""
-    coordination = enter(running_server())
-    broker = enter(running_server())
-    client: Redis = enter(coordination.client())
-    environment = {
-        "COORDINATION_REDIS_URL": coordination.url,
-        "CELERY_BROKER_URL": f"{broker.url}/0",
-        "CELERY_RESULT_BACKEND": f"{broker.url}/1",
-        "CLEANUP_INTERVAL_SECONDS": str(INTERVAL_S),
-        "CLEANUP_LOG_FILE": "",
-    }
-    os.environ |= environment  # before our app reads its settings
-    from cleanup_tasks import app, cleanup
+def play(stack: ExitStack, folder: Path) -> None:
+    """The three scenes."""
+    coordination = stack.enter_context(running_server())
+    broker = stack.enter_context(running_server())
+    client = stack.enter_context(coordination.client())
+    running = stack.enter_context(
+        fleet(coordination, broker, folder, {"CLEANUP_INTERVAL_SECONDS": str(INTERVAL_S)})
+    )
+    # what our own app, the caller here, reads when it is first used
+    forget_settings()
+    os.environ.update(running.stack.environment)
+    by_beat(running, client)
+    dry_run(client)
+    without_scripting(client)
 
-    console.rule("1. Beat fires, a worker cleans, the metrics come back")
-    version = client.info("server")["valkey_version"]
-    console.print(f"Valkey {version}; writing {TOTAL:,} coordinators, {ACTIVE} of them alive")
+
+def by_beat(running: Fleet, client: Redis) -> None:
+    """A beat fires, a worker cleans, and the metrics come back."""
+    console.rule("1. The beat sends the task, and a worker cleans up")
+    console.print(
+        f"A Valkey {client.info('server')['valkey_version']} server is started for this demo. "
+        f"It gets {TOTAL:,} coordinators;\n"
+        f"{ACTIVE} of them are alive, and the others were last heard of 11 minutes ago."
+    )
     write_acceptance_data(client, TOTAL, ACTIVE)
     check("keys before", client.dbsize(), TOTAL * KEYS_EACH)
-    stack: Stack = enter(Stack(environment, folder))
-    console.print("starting a worker and a beat …")
-    stack.start_worker()
-    stack.start_beat()
-    messages: Redis = enter(broker.client(db=1))
-    wait_until(lambda: beat_fired(messages), "a run that beat fired is finished")
-    stack.stop("beat")
-    result = app.AsyncResult(beat_fired(messages))
+    console.print(f"Now starting a worker and a beat, which sends the task every {INTERVAL_S} seconds …")
+    running.stack.start_worker()
+    running.stack.start_beat()
+    # nobody but the beat has sent any task so far
+    wait_until(running.finished, "a task that the beat has sent is finished")
+    running.stack.stop("beat")
+    result = app.AsyncResult(running.finished()[0]["task_id"])
     metrics = result.get(timeout=30)
-    console.print(f"task {result.name}, {result.state}, read back from the result backend:")
+    console.print(f"\nTask {result.name}, {result.state}. Its result, as Celery stored it:")
     show(metrics)
-    check("keysDeleted", metrics["keysDeleted"], DOOMED)
+    check("keysDeleted", metrics["keysDeleted"], DEAD_KEYS)
     check("implementation", metrics["implementation"], "lua")
-    check("keys of the living that stayed", client.dbsize(), KEPT)
+    check("keys of the living that are still there", client.dbsize(), LIVING_KEYS)
 
-    console.rule("2. cleanup.delay(dry_run=True)")
+
+def dry_run(client: Redis) -> None:
+    """A dry run from Python changes nothing."""
+    console.rule("2. A dry run: cleanup.delay(dry_run=True)")
+    console.print("The dead coordinators are written once more.")
     write_acceptance_data(client, TOTAL, ACTIVE)
-    metrics = cleanup.delay(dry_run=True).get(timeout=30)
+    metrics = result_of(cleanup.delay(dry_run=True))
     check("dryRun", metrics["dryRun"], True)
-    check("keysDeleted (that would go)", metrics["keysDeleted"], DOOMED)
-    check("keys after, all of them", client.dbsize(), DOOMED + KEPT)
+    check("keysDeleted, the keys that a real run would delete", metrics["keysDeleted"], DEAD_KEYS)
+    check("keys that are still there, which is all of them", client.dbsize(), DEAD_KEYS + LIVING_KEYS)
 
-    console.rule("3. EVALSHA forbidden by ACL: the second task does the work")
+
+def without_scripting(client: Redis) -> None:
+    """Where Redis forbids scripts, the second task does the work."""
+    console.rule("3. Redis forbids Lua scripts: the fallback does the same work")
+    console.print("The command EVALSHA is taken away from the user by Redis's access control list.")
     client.execute_command("ACL", "SETUSER", "default", "-evalsha")  # type: ignore[no-untyped-call]
     result = cleanup.delay()
-    metrics = result.get(timeout=30)
+    metrics = result_of(result)
     check("task that ended the run", result.name, "cleanup_tasks.cleanup_fallback")
     check("implementation", metrics["implementation"], "python")
-    check("keysDeleted", metrics["keysDeleted"], DOOMED)
-    check("keys of the living that stayed", client.dbsize(), KEPT)
+    check("keysDeleted", metrics["keysDeleted"], DEAD_KEYS)
+    check("keys of the living that are still there", client.dbsize(), LIVING_KEYS)
     console.print(f"  fallbackReason: {metrics['fallbackReason']}")
 
 
 def main() -> int:
     """Play the demo; 0, or not 0 with a clear message. It leaves no process and no file behind."""
-    try:
-        with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cleanup-demo-"))
-            with interruptible():
-                play(stack.enter_context, Path(folder))
-    except KeyboardInterrupt:
-        console.print("\n[yellow]Interrupted; everything is stopped.[/]")
-        return 130
-    except (CheckFailed, TimeoutError, RuntimeError) as failure:
-        console.print(f"  [red]✗[/] {failure}", markup=True)
-        return 1
-    console.rule("[green]All as it should be; everything is stopped")
-    return 0
+    status = perform(play, status_of_ctrl_c=130)
+    if status == 0:
+        console.rule("[green]All is as it should be, and everything is stopped")
+    return status
 
 
 if __name__ == "__main__":

