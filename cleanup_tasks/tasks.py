@@ -17,8 +17,8 @@ import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tas
 from cleanup_tasks.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
-from cleanup_tasks.reporting.log import logger
-from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.reporting.log import about, logger
+from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.sweep.sweep import Sweep
 from cleanup_tasks.targets import settings_of
@@ -117,6 +117,13 @@ def cleanup_fallback(
 
 def _attempt(
     task: CleanupTask, arguments: Arguments, *, engine: EngineName, fallback_reason: str | None
+) -> dict[str, Any]:
+    with about(arguments.target or DEFAULT_TARGET):
+        return _sweep(task, arguments, engine, fallback_reason)
+
+
+def _sweep(
+    task: CleanupTask, arguments: Arguments, engine: EngineName, fallback_reason: str | None
 ) -> dict[str, Any]:
     settings = settings_of(arguments.target)
     retries = _headers(task).get(RETRIES_HEADER, 0)

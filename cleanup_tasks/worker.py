@@ -7,7 +7,9 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.metrics import METRICS
-from cleanup_tasks.settings import IntervalSettings, InvalidSettings, MetricsSettings
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
+from cleanup_tasks.settings import InvalidSettings, MetricsSettings
+from cleanup_tasks.targets import intervals
 
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
 
@@ -16,10 +18,10 @@ ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallbac
 def _open(**_: Any) -> None:
     """Open the port before the pool forks; a worker that can't says so and does not start."""
     try:
-        settings, interval = MetricsSettings.read(), IntervalSettings.read()
+        settings, swept_every = MetricsSettings.read(), intervals()
     except InvalidSettings as error:
         raise SystemExit(str(error)) from None
-    METRICS.interval.set(interval.cleanup_interval_seconds)
+    METRICS.watch(swept_every)
     address, port = settings.cleanup_metrics_address, settings.cleanup_metrics_port
     if port is None:
         return
@@ -41,10 +43,14 @@ _last_lost: list[str | None] = [None]
 
 @signals.task_failure.connect
 def _count_lost(
-    sender: Any = None, task_id: str | None = None, exception: BaseException | None = None, **_: Any
+    sender: Any = None,
+    task_id: str | None = None,
+    exception: BaseException | None = None,
+    kwargs: dict[str, Any] | None = None,
+    **_: Any,
 ) -> None:
     """Celery sends this in the main process for a task whose child was killed or ran out of time."""
     engine = ENGINE_OF_TASK.get(getattr(sender, "name", ""))
     if engine and isinstance(exception, WorkerLostError | TimeLimitExceeded) and task_id != _last_lost[0]:
         _last_lost[0] = task_id
-        CHANNEL.call("end", "lost", engine)
+        CHANNEL.call("end", (kwargs or {}).get("target") or DEFAULT_TARGET, "lost", engine)

@@ -19,6 +19,7 @@ from cleanup_tasks.cli.streams import failure_of_stdout
 from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.settings import Settings, load_settings
 from cleanup_tasks.sweep.options import OrphansMode
 
@@ -103,8 +104,8 @@ def _metrics_file(path: Path | None, settings: Settings) -> Iterator[None]:
     if path is None:
         yield
         return
+    METRICS.watch({DEFAULT_TARGET: settings.cleanup_interval_seconds})
     METRICS.continue_from(path)
-    METRICS.interval.set(settings.cleanup_interval_seconds)
     yield
     try:
         METRICS.write(path, REGISTRY)

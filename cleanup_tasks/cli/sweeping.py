@@ -9,7 +9,7 @@ from rich.console import Console
 from cleanup_tasks.cli.progress import progress_bar
 from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.fallback import sweep_or_fall_back
-from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.servers.errors import ScriptingRefused
 from cleanup_tasks.sweep.options import Options
@@ -47,7 +47,8 @@ def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console) -> l
     ended: list[Ended] = []
     for options in sweeps:
         if stopping.signal is None:
-            ended.append(_sweep(options, stopping, bar))
+            with about(options.target):
+                ended.append(_sweep(options, stopping, bar))
     return ended
 
 

@@ -1,12 +1,15 @@
 """The log: the original's lines, in its form."""
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 from celery.utils.log import get_task_logger
 
-from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.reporting.report import DEFAULT_TARGET, Report
 
 #: Level and handlers of this one are the host's: in a worker Celery's handlers show our lines, with task
 #: name and id.
@@ -17,18 +20,33 @@ logger = HOST.getChild("log")
 FORMAT = logging.Formatter("[%(asctime)s] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
 
 
+#: The target that a sweep of this thread works on.
+_target = ContextVar("target", default=DEFAULT_TARGET)
+
+
+@contextlib.contextmanager
+def about(target: str) -> Iterator[None]:
+    """Begin each line that is written meanwhile with the target's name, but for ``default``."""
+    before = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(before)
+
+
 class _OneLine(logging.Filter):
-    """An id may hold line ends or terminal codes; a line of the log is one line all the same."""
+    """Says whose line it is. An id may hold line ends or terminal codes; a line is one line all the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if not message.isprintable():
-            record.msg = "".join(
-                character if character.isprintable() else character.encode("unicode_escape").decode()
-                for character in message
-            )
-            record.args = None
+        if _target.get() != DEFAULT_TARGET:
+            message = f"[{_target.get()}] {message}"
+        record.msg, record.args = "".join(map(_printable, message)), None
         return True
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 if not logger.filters:
@@ -70,9 +88,10 @@ def log_report(report: Report) -> None:
 
 
 def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"]) -> None:
-    """Write one line for machines: how the sweep ended and its numbers, as key=value or JSON."""
+    """Write one line for machines: how the sweep ended and its numbers, as key=value or JSON, and no more."""
     fields = {
         "outcome": outcome,
+        "target": report.target,
         "engine": report.implementation,
         "dry_run": report.dry_run,
         "checked": report.total_coordinators_checked,
@@ -90,10 +109,12 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
         "reason": report.skipped or report.held or report.fallback_reason,
     }
     if form == "json":
-        logger.info("%s", json.dumps({"event": "cleanup_sweep", **fields}))
+        text = json.dumps({"event": "cleanup_sweep", **fields})
     else:
         # JSON also spells a single value so that a text with blanks or quotes stays one value.
-        logger.info("cleanup_sweep %s", " ".join(f"{key}={_value(value)}" for key, value in fields.items()))
+        text = "cleanup_sweep " + " ".join(f"{key}={_value(value)}" for key, value in fields.items())
+    with about(DEFAULT_TARGET):
+        logger.info("%s", text)
 
 
 def _value(value: object) -> str:

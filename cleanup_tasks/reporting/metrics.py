@@ -7,7 +7,7 @@ that outcome, and as nothing else.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -81,65 +81,81 @@ def reason_label(fallback_reason: str) -> str:
 
 
 class Metrics(Collector):
-    """The cleanup's metrics, all of them at zero from the start."""
+    """The cleanup's metrics. Each has a label ``target``, whose values are the configured names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Make the metrics and have `registry` show them."""
         self.figures = {
-            field: Counter(name, help_, registry=None) for field, (name, help_) in FIGURES.items()
+            field: Counter(name, help_, ["target"], registry=None) for field, (name, help_) in FIGURES.items()
         }
         self.sweeps = Counter(
-            "cleanup_sweeps", "Sweeps by how they ended.", ["outcome", "engine"], registry=None
+            "cleanup_sweeps", "Sweeps by how they ended.", ["target", "outcome", "engine"], registry=None
         )
         self.fallbacks = Counter(
-            "cleanup_fallbacks", "Sweeps by the Python engine, and why.", ["reason"], registry=None
+            "cleanup_fallbacks", "Sweeps by the Python engine, and why.", ["target", "reason"], registry=None
         )
         self.duration = Histogram(
             "cleanup_sweep_duration_seconds",
             "Wall time of sweeps that came to their end.",
-            ["engine"],
+            ["target", "engine"],
             buckets=DURATION_BUCKETS_S,
             registry=None,
         )
         self.last_success = Gauge(
             "cleanup_last_success_timestamp_seconds",
             "When a sweep last succeeded, Unix time; 0: not yet.",
+            ["target"],
             registry=None,
         )
         self.last_stale = Gauge(
             "cleanup_last_sweep_stale_coordinators",
             "Stale coordinators that the last sweep found.",
+            ["target"],
             registry=None,
         )
         self.last_orphaned = Gauge(
             "cleanup_last_sweep_orphaned_coordinators",
             "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
+            ["target"],
             registry=None,
         )
         self.last_held = Gauge(
             "cleanup_last_sweep_held",
             "1: the last sweep deleted nothing, since nobody seemed to be alive; 0: it was not held.",
+            ["target"],
             registry=None,
         )
         self.interval = Gauge(
-            "cleanup_interval_seconds", "How often the cleanup is meant to run.", registry=None
+            "cleanup_interval_seconds", "How often the cleanup is meant to run.", ["target"], registry=None
         )
-        for engine in ENGINES:
-            self.duration.labels(engine)
-            for outcome in OUTCOMES:
-                self.sweeps.labels(outcome, engine)
-        for reason in {*REASONS.values(), OTHER_REASON}:
-            self.fallbacks.labels(reason)
         self._earlier: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         registry.register(self)
 
-    def grow(self, **figures: int) -> None:
+    def _gauges(self) -> tuple[Gauge, ...]:
+        """What the last sweep says of itself."""
+        return self.last_success, self.last_stale, self.last_orphaned, self.last_held
+
+    def watch(self, intervals: Mapping[str, int]) -> None:
+        """Show these targets, all their figures at zero, and how often each is swept, in seconds."""
+        for target, interval_s in intervals.items():
+            self.interval.labels(target).set(interval_s)
+            for metric in (*self.figures.values(), *self._gauges()):
+                metric.labels(target)
+            for engine in ENGINES:
+                self.duration.labels(target, engine)
+                for outcome in OUTCOMES:
+                    self.sweeps.labels(target, outcome, engine)
+            for reason in {*REASONS.values(), OTHER_REASON}:
+                self.fallbacks.labels(target, reason)
+
+    def grow(self, target: str, **figures: int) -> None:
         """Add to the counters; names are the report's fields, see `FIGURES`."""
         for field, amount in figures.items():
-            self.figures[field].inc(amount)
+            self.figures[field].labels(target).inc(amount)
 
     def end(
         self,
+        target: str,
         outcome: Outcome,
         engine: str,
         *,
@@ -150,19 +166,19 @@ class Metrics(Collector):
         fallback_reason: str | None = None,
     ) -> None:
         """Count a sweep that ended, with what it found and whether it was held unless it was a dry run."""
-        self.sweeps.labels(outcome, engine).inc()
+        self.sweeps.labels(target, outcome, engine).inc()
         if duration_s is not None:
-            self.duration.labels(engine).observe(duration_s)
+            self.duration.labels(target, engine).observe(duration_s)
         if stale is not None:
-            self.last_stale.set(stale)
+            self.last_stale.labels(target).set(stale)
         if orphaned is not None:
-            self.last_orphaned.set(orphaned)
+            self.last_orphaned.labels(target).set(orphaned)
         if held is not None:
-            self.last_held.set(held)
+            self.last_held.labels(target).set(held)
         if fallback_reason is not None:
-            self.fallbacks.labels(reason_label(fallback_reason)).inc()
+            self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
         if outcome == "success":
-            self.last_success.set(time.time())
+            self.last_success.labels(target).set(time.time())
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, on top of what `continue_from` read."""
@@ -171,10 +187,7 @@ class Metrics(Collector):
             *self.figures.values(),
             self.fallbacks,
             self.duration,
-            self.last_success,
-            self.last_stale,
-            self.last_orphaned,
-            self.last_held,
+            *self._gauges(),
             self.interval,
         )
         for metric in metrics:
@@ -192,6 +205,8 @@ class Metrics(Collector):
     def continue_from(self, path: Path) -> None:
         """Go on from the figures of a file that `write` left: a counter must not begin anew every run.
 
+        It says nothing of targets that `watch` has not been told of.
+
         A file that can't be read costs a warning, for the sweep is worth more than its history.
         """
         try:
@@ -204,9 +219,10 @@ class Metrics(Collector):
         for sample in (sample for family in families for sample in family.samples):
             if math.isfinite(sample.value):
                 self._earlier[_series(sample)] = sample.value
-        for gauge in (self.last_success, self.last_stale, self.last_orphaned, self.last_held):
+        for gauge in self._gauges():
             for family in gauge.collect():
-                gauge.set(self._earlier.get((family.name, frozenset()), 0))
+                for sample in family.samples:
+                    gauge.labels(**sample.labels).set(self._earlier.get(_series(sample), 0))
 
     @staticmethod
     def write(path: Path, registry: CollectorRegistry) -> None:

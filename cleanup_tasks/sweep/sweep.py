@@ -141,6 +141,7 @@ class Sweep:
         counts = came_to_its_end and not report.dry_run
         CHANNEL.call(
             "end",
+            report.target,
             outcome,
             report.implementation,
             duration_s=report.execution_time_ms / 1000 if came_to_its_end else None,
@@ -157,7 +158,9 @@ class Sweep:
         figures = {field: getattr(self.report, field) for field in FIGURES}
         grown = {field: value - self._published.get(field, 0) for field, value in figures.items()}
         if any(grown.values()):
-            CHANNEL.call("grow", **{field: amount for field, amount in grown.items() if amount})
+            CHANNEL.call(
+                "grow", self.report.target, **{field: amount for field, amount in grown.items() if amount}
+            )
         self._published = figures
 
 

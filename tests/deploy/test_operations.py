@@ -105,7 +105,7 @@ def test_what_the_commands_left(machine: Path) -> None:
         "cleanup-blocking-coordination.timer",
     }
     metrics = (machine / "var/lib/prometheus/node-exporter/cleanup.prom").read_text()
-    assert 'cleanup_sweeps_total{engine="lua",outcome="success"} 1.0' in metrics
+    assert 'cleanup_sweeps_total{engine="lua",outcome="success",target="default"} 1.0' in metrics
 
 
 def test_the_three_lines_are_those_of_the_foreign_fleet() -> None:

@@ -10,11 +10,12 @@ Figures = dict[str, float]
 
 
 def parsed(text: str) -> Figures:
-    """Every sample of an exposition."""
+    """Every sample of an exposition; the label of the target that has no name of its own is left out."""
     figures = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            shown = sorted(sample.labels.items() - {("target", "default")})
+            labels = ",".join(f'{name}="{value}"' for name, value in shown)
             figures[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return figures
 

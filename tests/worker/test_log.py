@@ -50,6 +50,7 @@ def summary(output: str) -> str:
 
 EXPECTED = {
     "outcome": "success",
+    "target": "default",
     "engine": "lua",
     "dry_run": False,
     "checked": 4,
@@ -102,8 +103,9 @@ def test_failed_and_dry_runs_have_their_line(client: Redis, server: Server) -> N
     some_coordinators(client)
     dead = run_command("redis://127.0.0.1:1/0")
     assert (dead.returncode, summary(dead.stdout).split()[1]) == (1, "outcome=failed")
-    assert summary(run_command(server.url, "--dry-run").stdout).split()[1:4] == [
+    assert summary(run_command(server.url, "--dry-run").stdout).split()[1:5] == [
         "outcome=dry_run",
+        "target=default",
         "engine=lua",
         "dry_run=true",
     ]

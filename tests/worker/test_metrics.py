@@ -325,7 +325,7 @@ class TestMetricsFile:
             some_coordinators(client)
             assert self.run(server, path, "--fallback").returncode == 0
             # the file was replaced, not written over: a reader of the old one sees all of it
-            assert "cleanup_keys_deleted_total 24.0" in old.read()
+            assert 'cleanup_keys_deleted_total{target="default"} 24.0' in old.read()
         assert self.run(server, path, url="redis://127.0.0.1:1/0").returncode == 1
         figures = read(path)
         assert set(figures) == set(first)
