@@ -365,5 +365,5 @@ class TestMetricsFile:
         some_coordinators(client)
         done = self.run(server, tmp_path / "missing" / "cleanup.prom")
         assert done.returncode == 2
-        assert "Metrics file can't be written" in done.stdout
+        assert "Metrics file can't be written" in done.stderr
         assert client.dbsize() == 13  # the sweep itself was done
