@@ -153,7 +153,9 @@ class Settings(IntervalSettings, LogSettings):
     redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
     redis_password: Annotated[SecretStr | None, Field(description="text")] = None
     redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
-    coordination_redis_url: Annotated[SecretStr | None, Field(description=url.FORMS)] = None
+    coordination_redis_url: Annotated[
+        SecretStr | None, Field(description="the URL of the coordination Redis")
+    ] = None
     coordination_redis_ca_file: PemFile = None
     coordination_redis_cert_file: PemFile = None
     coordination_redis_key_file: PemFile = None

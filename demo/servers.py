@@ -88,7 +88,7 @@ class Server:
             if self.process.poll() is not None:
                 log = self.log.read_text() if self.log.exists() else "no log"
                 raise RuntimeError(f"{self.process.args!r} ended with {self.process.returncode}: {log}")
-            with contextlib.suppress(ConnectionError), self.client() as client:
+            with contextlib.suppress(ConnectionError), self.client(protocol=2) as client:
                 return bool(client.ping())
             return False
 

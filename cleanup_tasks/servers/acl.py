@@ -1,17 +1,16 @@
-"""The smallest ACL user that a sweep needs."""
+"""The smallest ACL user that a sweep needs. HELLO, which each connection begins with, is open to all."""
 
 #: Every key that is read or deleted; the lock is one of the first.
 KEY_PATTERNS = ("blocking:*", "coordinator:activity:*")
 
 #: For either engine: find, read, delete (or count, in a dry run).
-FIND_AND_REAP = ("client|setname", "time", "scan", "mget", "exists", "unlink")
-#: The lock, and whether a dry run looks at a replica.
-LOCK_AND_ROLE = ("set", "get", "pexpire", "role")
+FIND_AND_REAP = ("time", "scan", "mget", "exists", "unlink")
+LOCK = ("set", "get", "pexpire")
 #: The lock and the Python engine.
 TRANSACTIONS = ("watch", "unwatch", "multi", "exec")
 #: The Lua engine alone.
 SCRIPTING = ("evalsha", "script|load")
-COMMANDS = (*FIND_AND_REAP, *LOCK_AND_ROLE, *TRANSACTIONS, *SCRIPTING)
+COMMANDS = (*FIND_AND_REAP, *LOCK, *TRANSACTIONS, *SCRIPTING)
 
 #: Besides, where orphans are reaped: their notes.
 ORPHANS = ("hscan", "hset", "hdel", "hmget", "expire")

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
 
+from cleanup_tasks.servers.sentinels import Sentinels
 from cleanup_tasks.servers.url import Address
 
 #: Seconds until a connection, or an answer, counts as lost. No call we send takes longer than ms.
@@ -44,36 +45,42 @@ def client_of(address: Address, host: str, port: int, tls: Tls | None = None) ->
     """
     if address.socket:
         return Redis(unix_socket_path=address.socket, **_login(address), **_behaviour())
-    return Redis(host=host, port=port, **_login(address), **_transport(address, tls), **_behaviour())
+    return Redis(host=host, port=port, **_login(address), **_transport(address.tls, tls), **_behaviour())
 
 
 def primary_of(address: Address, tls: Tls | None = None) -> Redis:
     """A client for whatever server the sentinels of an address call the primary of its service.
 
     A new connection asks them anew; an answer of a server that has become a replica drops all
-    connections. The login is the server's, not the sentinels'.
+    connections.
     """
-    transport = _transport(address, tls)
-    sentinel = _Sentinels(address.hosts, sentinel_kwargs={**transport, **_behaviour()})  # type: ignore[no-untyped-call]
-    client = sentinel.master_for(  # type: ignore[no-untyped-call]
-        address.service, **_login(address), **transport, **_behaviour()
+    theirs = {
+        "username": address.sentinel_username,
+        "password": address.sentinel_password,
+        **_transport(address.sentinel_tls, tls),
+        **_behaviour(),
+    }
+    client = Sentinels(address.hosts, sentinel_kwargs=theirs).master_for(  # type: ignore[no-untyped-call]
+        address.service, **_login(address), **_transport(address.tls, tls), **_behaviour()
     )
     return cast(Redis, client)
 
 
-class _Sentinels(Sentinel):
-    """Says in one line that there is no primary; redis-py shows every client with all its options."""
-
-    def discover_master(self, service_name: str) -> Any:
-        try:
-            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
-        except MasterNotFoundError:
-            raise MasterNotFoundError(f"no sentinel names a primary of {service_name!r}") from None
+def _introduce(connection: Any) -> None:
+    """Log in, and name the connection by HELLO, which each user may send where CLIENT SETNAME is refused."""
+    connection.on_connect()
+    connection.send_command("HELLO", "2", "SETNAME", CLIENT_NAME, check_health=False)
+    try:
+        connection.read_response()
+    except AuthenticationError:  # its text is about HELLO itself
+        raise AuthenticationError("Authentication required.") from None
+    except ResponseError:
+        return  # a proxy that doesn't know it
 
 
 def _behaviour() -> dict[str, Any]:
     return {
-        "client_name": CLIENT_NAME,
+        "redis_connect_func": _introduce,
         "socket_connect_timeout": TIMEOUT_S,
         "socket_timeout": TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
@@ -89,8 +96,8 @@ def _login(address: Address) -> dict[str, Any]:
     return {"db": address.database, "username": address.username, "password": address.password}
 
 
-def _transport(address: Address, tls: Tls | None) -> dict[str, Any]:
-    if not address.tls:
+def _transport(on: bool, tls: Tls | None) -> dict[str, Any]:
+    if not on:
         return {}
     tls = tls or Tls()
     return {

@@ -13,10 +13,15 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TimeoutError,
     TryAgainError,
 )
+
+
+class WrongServer(RedisError):
+    """What answers is not what the URL says; another form of it is needed."""
 
 
 class ScriptingRefused(Exception):

@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    RedisError,
+    ResponseError,
+)
 
 from cleanup_tasks.servers.client import server_time_ms, time_ms
+from cleanup_tasks.servers.errors import WrongServer
 from cleanup_tasks.servers.pipelining import (
     LOW_LATENCY,
     MGET_KEYS,
@@ -20,6 +27,10 @@ from cleanup_tasks.servers.pipelining import (
     scan_command,
 )
 
+#: Two keys of the families that we may read; where slots lie on several servers, no command takes both.
+_IN_TWO_SLOTS = ("blocking:heartbeat:1", "blocking:heartbeat:2")
+_SPREAD = (ClusterCrossSlotError, ClusterDownError, MovedError)
+
 
 class SingleServer:
     """One server that holds everything. A `Topology`; what fails here fails the sweep."""
@@ -30,17 +41,25 @@ class SingleServer:
         """Use this client."""
         self.client = client
         self.limits = LOW_LATENCY
+        self._role = b""
 
     def connect(self) -> None:
-        """See `Topology.connect`."""
+        """See `Topology.connect`; raises WrongServer for a sentinel and for a node of a cluster.
+
+        A node would show its own part of the keys, as if that were all.
+        """
+        hello, two_slots = Request(self.client, [("HELLO",), ("EXISTS", *_IN_TWO_SLOTS)]).answers()
+        about = {} if isinstance(hello, ResponseError) else dict(zip(hello[::2], hello[1::2], strict=True))
+        if about.get(b"mode") == b"sentinel":
+            raise WrongServer("this is a sentinel: use redis+sentinel://host:port/service")
+        if about.get(b"mode") == b"cluster" or isinstance(two_slots, _SPREAD):
+            raise WrongServer("this is one node of a cluster: use redis+cluster://host:port")
+        self._role = about.get(b"role", b"")
         self.limits = limits_for(self.client)
 
     def is_replica(self) -> bool:
-        """See `Topology.is_replica`; False where the user may not ask."""
-        try:
-            return cast(list[object], self.client.role())[0] in (b"slave", b"replica")
-        except NoPermissionError:
-            return False
+        """See `Topology.is_replica`; False where the server doesn't say."""
+        return self._role in (b"slave", b"replica")
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""

@@ -1,17 +1,19 @@
-"""The URL of the coordination Redis: the only place that reads one."""
+"""The URL of the coordination Redis: the only place that reads one.
+
+    redis://[[user]:password@]host[:port][/db]
+    unix://[[user]:password@]/path[?db=number]
+    redis+cluster://[[user]:password@]host[:port][,host[:port]...][/db]
+    redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db]
+
+``rediss`` instead of ``redis`` stands for TLS; ``valkey`` and ``valkeys`` are the same. Special characters of
+user and password are written as %XX. User and password are the server's; the sentinels' own are parameters:
+``?sentinel_username=…&sentinel_password=…&sentinel_tls=true`` (or ``false``; without it as the server).
+"""
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote
-
-FORMS = (
-    "redis://[[user]:password@]host[:port][/db], "
-    "unix://[[user]:password@]/path[?db=number], "
-    "redis+cluster://[[user]:password@]host[:port][,host[:port]...] or "
-    "redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db]; "
-    "with rediss instead of redis for TLS; special characters of user and password as %XX"
-)
 
 
 class Layout(Enum):
@@ -22,14 +24,22 @@ class Layout(Enum):
     SENTINEL = "+sentinel"
 
 
+#: One URL of each form, for whoever wrote a wrong one.
+EXAMPLES = {
+    Layout.SERVER: "redis://:password@host:6379/0",
+    Layout.CLUSTER: "redis+cluster://:password@host1:6379,host2:6379",
+    Layout.SENTINEL: "redis+sentinel://:password@host1:26379,host2:26379/service/0",
+}
 #: A host without a port, where it has a variable of its own: no brackets around IPv6.
 HOST_NAME = r"^([0-9A-Fa-f]*:[0-9A-Fa-f:.]*|[^\[\]:@/?#,\s]+)$"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\s]+)(?::([0-9]{1,5}))?")
-_TCP = re.compile(
-    r"redis(?P<tls>s?)(?P<layout>|\+cluster|\+sentinel)://(?:(?P<login>[^/]*)@)?(?P<hosts>[^/@?#]*)(?P<path>/[^?#]*)?"
+_SCHEME = re.compile(r"(?:redis|valkey)(?P<tls>s?)(?P<layout>|\+cluster|\+sentinel)://")
+_PLACE = re.compile(
+    r"(?:(?P<login>[^/]*)@)?(?P<hosts>[^/@?#]*)(?P<path>/[^@?#]*)?(?:\?(?P<parameters>[^#]*))?"
 )
 _UNIX = re.compile(r"unix://(?:(?P<login>[^/]*)@)?(?P<path>/[^?#]+)(?:\?db=(?P<database>[0-9]+))?")
 _DEFAULT_PORTS = {Layout.SERVER: 6379, Layout.CLUSTER: 6379, Layout.SENTINEL: 26379}
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password", "sentinel_tls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +57,67 @@ class Address:
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_tls: bool = False
 
 
 def parse(url: str) -> Address:
-    """Read a URL of one of the `FORMS`.
+    """Read a URL of one of the forms above.
 
     Raises:
-        ValueError: what is wrong, without the URL's text, which may hold a password.
+        ValueError: what is wrong and one example, without the URL's text, which may hold a password.
     """
-    if match := _UNIX.fullmatch(url):
-        username, password = _login(match["login"])
-        return Address(
-            socket=unquote(match["path"]),
-            database=int(match["database"] or 0),
-            username=username,
-            password=password,
-        )
-    match = _TCP.fullmatch(url)
+    layout = Layout.SERVER
+    try:
+        if url.startswith("unix://"):
+            return _socket(url)
+        scheme = _SCHEME.match(url)
+        if not scheme:
+            raise ValueError(
+                "it begins with none of redis://, rediss:// (TLS), valkey://, valkeys://, "
+                "these with +cluster or +sentinel before the colon, and unix://"
+            )
+        layout = Layout(scheme["layout"])
+        return _servers(layout, bool(scheme["tls"]), url[scheme.end() :])
+    except ValueError as error:
+        raise ValueError(f"{error}; an example: {EXAMPLES[layout]}") from None
+
+
+def _socket(url: str) -> Address:
+    match = _UNIX.fullmatch(url)
     if not match:
-        raise ValueError("not of an accepted form")
-    layout = Layout(match["layout"])
+        raise ValueError("a socket is unix:///path or unix:///path?db=number")
+    username, password = _login(match["login"])
+    return Address(
+        socket=unquote(match["path"]),
+        database=int(match["database"] or 0),
+        username=username,
+        password=password,
+    )
+
+
+def _servers(layout: Layout, tls: bool, place: str) -> Address:
+    match = _PLACE.fullmatch(place)
+    if not match:
+        raise ValueError("the characters / ? # @ and % of user and password are written as %XX")
     service, database = _path(layout, [part for part in (match["path"] or "").split("/") if part])
     hosts = tuple(_host(text, _DEFAULT_PORTS[layout]) for text in match["hosts"].split(","))
     if layout is Layout.SERVER and len(hosts) > 1:
-        raise ValueError("more than one host")
+        raise ValueError("more than one host, which only a cluster or sentinels have")
     username, password = _login(match["login"])
+    parameters = _parameters(layout, match["parameters"] or "")
     return Address(
         layout=layout,
         hosts=hosts,
-        tls=bool(match["tls"]),
+        tls=tls,
         service=service,
         database=database,
         username=username,
         password=password,
+        sentinel_username=parameters.get("sentinel_username"),
+        sentinel_password=parameters.get("sentinel_password"),
+        sentinel_tls=layout is Layout.SENTINEL and parameters.get("sentinel_tls", str(tls).lower()) == "true",
     )
 
 
@@ -92,7 +130,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     match = _HOST.fullmatch(text)
     if not match:
         raise ValueError("a host is missing or malformed")
-    port = int(match[2] or default_port) if match[2] != "" else 0
+    port = int(match[2] or default_port)
     if not 1 <= port <= 65535:
         raise ValueError("a port is not in 1 to 65535")
     return match[1].strip("[]"), port
@@ -103,10 +141,19 @@ def _path(layout: Layout, parts: list[str]) -> tuple[str, int]:
     service = ""
     if layout is Layout.SENTINEL:
         if not parts:
-            raise ValueError("no service name")
+            raise ValueError("no service name, which is what the sentinels call the server")
         service, *parts = parts
-    if layout is Layout.CLUSTER and parts:
-        raise ValueError("a cluster has no database numbers")
     if len(parts) > 1 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError("the database is no number")
     return unquote(service), int(parts[0]) if parts else 0
+
+
+def _parameters(layout: Layout, text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split("&") if pair]
+    parameters = {name: unquote(value) for name, _, value in pairs}
+    known = _SENTINEL_PARAMETERS if layout is Layout.SENTINEL else ()
+    if not parameters.keys() <= set(known):
+        raise ValueError(f"parameters that are not known; known are {', '.join(known) or 'none'}")
+    if parameters.get("sentinel_tls", "true") not in ("true", "false"):
+        raise ValueError("sentinel_tls is true or false")
+    return parameters

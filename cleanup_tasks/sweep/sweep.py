@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from celery.exceptions import SoftTimeLimitExceeded
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.reporting.exporter import CHANNEL
@@ -17,6 +17,7 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import ScriptingRefused, interrupts_unmasked, is_transient
+from cleanup_tasks.servers.hints import explained
 from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import Layout
@@ -82,7 +83,10 @@ class Sweep:
     def _sweep(self) -> None:
         options, report = self._options, self.report
         with servers_at(options.address, options.tls) as servers:
-            servers.connect()
+            with explained(options.address):
+                servers.connect()
+                if servers.is_replica() and not options.dry_run:
+                    raise ReadOnlyError("this is a replica: use its primary, or its sentinels' addresses")
             self.connected = True
             if options.dry_run:
                 if servers.is_replica():

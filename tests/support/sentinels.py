@@ -22,14 +22,15 @@ PACE = ("INFO-PERIOD", "500", "PUBLISH-PERIOD", "200", "PING-PERIOD", "200", "AS
 class Sentinels:
     """The running servers; `ports` are the sentinels'."""
 
-    def __init__(self, servers: list[Server], ports: list[int]) -> None:
-        """`servers` are the primary and its replica."""
+    def __init__(self, servers: list[Server], ports: list[int], password: str | None) -> None:
+        """`servers` are the primary and its replica; the password is the sentinels'."""
         self.servers = servers
         self.ports = ports
+        self.password = password
 
     def ask(self, text: str) -> Any:
         """What the first sentinel answers to a command."""
-        with Redis(port=self.ports[0]) as client:
+        with Redis(port=self.ports[0], password=self.password) as client:
             return client.execute_command(*text.split())
 
     def primary(self) -> Server:
@@ -65,8 +66,8 @@ class Sentinels:
 
 
 @contextlib.contextmanager
-def running_sentinels() -> Iterator[Sentinels]:
-    """All of it for the length of a with block."""
+def running_sentinels(password: str | None = None) -> Iterator[Sentinels]:
+    """All of it for the length of a with block; the sentinels alone ask for a password."""
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(running_server("--repl-diskless-sync-delay", "0"))
         replica = stack.enter_context(running_server("--replicaof", "127.0.0.1", str(primary.port)))
@@ -74,8 +75,8 @@ def running_sentinels() -> Iterator[Sentinels]:
             wait_until(
                 lambda: client.info("replication")["master_link_status"] == "up", "the replica is in step"
             )
-        ports = [stack.enter_context(_running_sentinel(primary)) for _ in range(SENTINELS)]
-        sentinels = Sentinels([primary, replica], ports)
+        ports = [stack.enter_context(_running_sentinel(primary, password)) for _ in range(SENTINELS)]
+        sentinels = Sentinels([primary, replica], ports, password)
         wait_until(lambda: _knows_all(sentinels), "the sentinels know the replica")
         yield sentinels
 
@@ -91,7 +92,7 @@ def _role(server: Server) -> bytes:
 
 
 @contextlib.contextmanager
-def _running_sentinel(primary: Server) -> Iterator[int]:
+def _running_sentinel(primary: Server, password: str | None) -> Iterator[int]:
     with tempfile.TemporaryDirectory(prefix="cleanup-sentinel-") as folder:
         port = free_port()
         config = Path(folder) / "sentinel.conf"
@@ -103,19 +104,20 @@ logfile {folder}/sentinel.log
 sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {QUORUM}
 sentinel down-after-milliseconds {SERVICE} 1000
 sentinel failover-timeout {SERVICE} 10000
+{f"requirepass {password}" if password else ""}
 """
         )
         process = subprocess.Popen([valkey_binary(), str(config), "--sentinel"], start_new_session=True)
         try:
-            wait_until(lambda: _answers(port), "a sentinel answers")
-            with Redis(port=port) as client:
+            wait_until(lambda: _answers(port, password), "a sentinel answers")
+            with Redis(port=port, password=password) as client:
                 client.execute_command("SENTINEL", "DEBUG", *PACE)
             yield port
         finally:
             stop(process)
 
 
-def _answers(port: int) -> bool:
-    with contextlib.suppress(ConnectionError), Redis(port=port) as client:
+def _answers(port: int, password: str | None) -> bool:
+    with contextlib.suppress(ConnectionError), Redis(port=port, password=password) as client:
         return bool(client.ping())
     return False

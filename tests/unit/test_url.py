@@ -1,10 +1,12 @@
 """Every accepted URL form, and one clear message for everything else."""
 
+import re
+
 import pytest
 from pydantic import SecretStr
 
 from cleanup_tasks.celery import app
-from cleanup_tasks.servers.url import FORMS, Address, Layout, parse
+from cleanup_tasks.servers.url import EXAMPLES, Address, Layout, parse
 from cleanup_tasks.settings import CelerySettings, InvalidSettings, load_settings
 
 SECRET = "hunter2"
@@ -28,7 +30,33 @@ GOOD = {
     "redis+sentinel://:pw@a/main/3": Address(
         Layout.SENTINEL, (("a", 26379),), service="main", database=3, password="pw"
     ),
-    "rediss+sentinel://a/main": Address(Layout.SENTINEL, (("a", 26379),), tls=True, service="main"),
+    "rediss+sentinel://a/main": Address(
+        Layout.SENTINEL, (("a", 26379),), tls=True, service="main", sentinel_tls=True
+    ),
+    "redis+sentinel://:pw@a/main?sentinel_password=a%2Bb+c%26": Address(
+        Layout.SENTINEL, (("a", 26379),), service="main", password="pw", sentinel_password="a+b+c&"
+    ),
+    "rediss+sentinel://a/main/1?sentinel_username=u&sentinel_password=p=q&sentinel_tls=false": Address(
+        Layout.SENTINEL,
+        (("a", 26379),),
+        tls=True,
+        service="main",
+        database=1,
+        sentinel_username="u",
+        sentinel_password="p=q",
+    ),
+    "redis+sentinel://a/main?sentinel_tls=true": Address(
+        Layout.SENTINEL, (("a", 26379),), service="main", sentinel_tls=True
+    ),
+    "redis+cluster://a:1/2": Address(Layout.CLUSTER, (("a", 1),), database=2),
+    "valkey://u:pw@h/1": Address(hosts=(("h", 6379),), database=1, username="u", password="pw"),
+    "valkeys://h": Address(hosts=(("h", 6379),), tls=True),
+    "valkey+cluster://a": Address(Layout.CLUSTER, (("a", 6379),)),
+    "valkeys+cluster://a": Address(Layout.CLUSTER, (("a", 6379),), tls=True),
+    "valkey+sentinel://a/main": Address(Layout.SENTINEL, (("a", 26379),), service="main"),
+    "valkeys+sentinel://a/main": Address(
+        Layout.SENTINEL, (("a", 26379),), tls=True, service="main", sentinel_tls=True
+    ),
 }
 
 BAD = [
@@ -58,8 +86,15 @@ BAD = [
     f"unix://u:{SECRET}@/",
     f"unix://u:{SECRET}@/run/redis.sock?db=x",
     f"unix://u:{SECRET}@/run/redis.sock?timeout=1",
-    f"redis+cluster://u:{SECRET}@a:1,b:2/0",
-    f"redis+cluster://u:{SECRET}@a:1/1",
+    f"redis+cluster://u:{SECRET}@a:1/1/2",
+    f"redis+cluster://u:{SECRET}@a:1/x",
+    f"redis+cluster://u:{SECRET}@a:1?sentinel_password=x",
+    f"redis://u:{SECRET}@a:1?sentinel_password=x",
+    f"redis+sentinel://a/main?{SECRET}",
+    f"redis+sentinel://a/main?password={SECRET}",
+    f"redis+sentinel://a/main?sentinel_password={SECRET}&sentinel_tls=yes",
+    f"valkey://u:{SECRET}@h?db=1",
+    f"valkeyss://u:{SECRET}@h",
     f"redis+cluster://u:{SECRET}@a:1,,b:2",
     f"redis+cluster://u:{SECRET}@a:1,b:0",
     f"redis+cluster://u:{SECRET}@",
@@ -85,10 +120,32 @@ def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r".") as reason:
         parse(url)
     assert SECRET not in str(reason.value)
-    # The message names the variable, what is accepted, and what is wrong, and never shows the URL.
-    assert str(refusal.value) == f"invalid settings: COORDINATION_REDIS_URL: {FORMS} ({reason.value})"
+    # The message names the variable, what is wrong and one example, and never shows the URL.
+    named = "invalid settings: COORDINATION_REDIS_URL: the URL of the coordination Redis"
+    assert str(refusal.value) == f"{named} ({reason.value})"
+    assert [example for example in EXAMPLES.values() if example in str(reason.value)] != []
+    assert len(str(reason.value)) < 250
     assert SECRET not in repr(refusal.value)
     assert refusal.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("h:6379", "it begins with none of redis://"),
+        ("redis://h:70000", "a port is not in 1 to 65535; an example: redis://:password@host:6379/0"),
+        ("redis://h/x", "the database is no number"),
+        ("redis://a,b", "more than one host, which only a cluster or sentinels have"),
+        ("redis+cluster://a,,b", "a host is missing or malformed; an example: redis+cluster://"),
+        ("redis+sentinel://a", "no service name"),
+        ("redis+sentinel://a/main?x=1", "known are sentinel_username, sentinel_password, sentinel_tls"),
+        ("redis://u:a/b@h", "are written as %XX"),
+        ("unix://redis.sock", "a socket is unix:///path"),
+    ],
+)
+def test_it_says_what_is_wrong(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        parse(url)
 
 
 @pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])

@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
-from cleanup_tasks.servers.client import CLIENT_NAME
+from cleanup_tasks.servers.client import CLIENT_NAME, Tls
 from cleanup_tasks.servers.errors import is_transient
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from cleanup_tasks.servers.topology import Topology, servers_at
@@ -19,7 +20,9 @@ from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinator
 from demo.servers import free_port, wait_until
 from tests.support.sentinels import SERVICE, Sentinels, running_sentinels
 from tests.support.sweeping import Before, all_keys, clean, new_report
+from tests.support.tls import Authority, tls_relay
 
+SERVER_PASSWORD = "the-server-s"
 #: The batch ahead of which something happens: some have landed, others are under way.
 NUMBER = 5
 IDS = [b"worker-%d" % number for number in range(1_000)]
@@ -139,3 +142,65 @@ def questions(sentinels: Sentinels) -> dict[str, int]:
     with Redis(port=sentinels.ports[0]) as client:
         ours = [other for other in client.client_list() if other["name"] == CLIENT_NAME]
         return {other["id"]: int(other["tot-cmds"]) for other in ours}
+
+
+@pytest.fixture(scope="module")
+def locked_sentinels() -> Iterator[Sentinels]:
+    """The sentinels ask for a password, the server for another."""
+    with running_sentinels("p@ss&1+") as sentinels:
+        for server in sentinels.servers:
+            with server.client() as client:
+                client.config_set("masterauth", SERVER_PASSWORD)
+                client.config_set("requirepass", SERVER_PASSWORD)
+        sentinels.ask(f"SENTINEL SET {SERVICE} auth-pass {SERVER_PASSWORD}")
+        yield sentinels
+
+
+@pytest.mark.parametrize(
+    ("parameters", "failure"),
+    [
+        ("?sentinel_password=p%40ss%261%2B", None),
+        ("?sentinel_username=default&sentinel_password=p%40ss%261%2B", None),
+        ("", "Authentication required"),
+        ("?sentinel_password=wrong", "username-password pair"),
+    ],
+)
+def test_sentinels_with_a_password_of_their_own(
+    locked_sentinels: Sentinels, parameters: str, failure: str | None
+) -> None:
+    place = f"127.0.0.1:{locked_sentinels.ports[0]}"
+    url = f"redis+sentinel://:{SERVER_PASSWORD}@{place}/{SERVICE}{parameters}"
+    with servers_at(parse(url)) as servers:
+        if failure is None:
+            servers.connect()
+            assert servers.client_for(b"").ping()
+            return
+        # a wrong password is not tried again, and who refused it is named
+        with pytest.raises(AuthenticationError, match=failure) as refusal:
+            servers.connect()
+        assert place in str(refusal.value)
+        assert not is_transient(refusal.value)
+        assert "wrong" not in str(refusal.value)
+
+
+def test_tls_of_the_sentinels_apart_from_that_of_the_server(
+    locked_sentinels: Sentinels, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    ours = authority.sign("client")
+    tls = Tls(authority.cert_file, ours.cert_file, ours.key_file)
+    port = free_port()
+    login = "sentinel_password=p%40ss%261%2B"
+    url = f"redis+sentinel://:{SERVER_PASSWORD}@127.0.0.1:{port}/{SERVICE}?{login}"
+    with tls_relay(port, locked_sentinels.ports[0], authority, authority.sign("sentinel")):
+        with servers_at(parse(f"{url}&sentinel_tls=true"), tls) as servers:
+            servers.connect()
+            assert servers.client_for(b"").ping()
+        with servers_at(parse(url), tls) as servers, pytest.raises(ConnectionError):
+            servers.connect()
+    plain = url.replace(f":{port}/", f":{locked_sentinels.ports[0]}/").replace("redis+", "rediss+")
+    # the sentinels are plain, and the server speaks no TLS
+    with servers_at(parse(f"{plain}&sentinel_tls=false"), tls) as servers:
+        with pytest.raises((ConnectionError, TimeoutError)) as failure:
+            servers.connect()
+        assert "no sentinel" not in str(failure.value)

@@ -1,0 +1,50 @@
+"""What to do about an error while connecting, in one line."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from redis.exceptions import RedisError
+
+from cleanup_tasks.servers.url import Address
+
+#: What an error says -> what to do about it. The first that matches, of those for TLS only where it is used.
+_WITH_TLS = {
+    "certificate is not valid for|mismatch": "the certificate is for another name; use that one in the URL",
+    "certificate verify failed": "COORDINATION_REDIS_CA_FILE names the authority's PEM file",
+    "WRONG_VERSION|RECORD_LAYER|Timeout": "if this port speaks no TLS, use redis://",
+    "Connection closed|reset by peer|Broken pipe|alert": "if the server asks for a certificate, "
+    "COORDINATION_REDIS_CERT_FILE and COORDINATION_REDIS_KEY_FILE name it",
+}
+_WITHOUT_TLS = {
+    "Connection closed|reset by peer|Broken pipe|Protocol error": "if this port speaks TLS, use rediss://",
+}
+_ALWAYS = {
+    "refused": "is the server running, and are host and port right?",
+    "not known|name resolution": "is the host name right?",
+    "any password configured": "the server asks for no password; leave it out",
+    "username-password": "check user and password; in a URL special characters are written as %XX",
+    "Authentication required": "give the password, as in redis://:password@host:6379/0",
+    "cluster support disabled": "this is no node of a cluster; use redis://host:port",
+    "DB index|SELECT is not allowed": "the server has no database of this number",
+    "unknown command .(SELECT|CLUSTER)": "if this is a sentinel, use redis+sentinel://host:port/service",
+    "unknown command .SENTINEL": "this is no sentinel; use redis://host:port",
+}
+
+
+def hint(error: Exception, *, tls: bool) -> str | None:
+    """What to do about an error, if we know."""
+    hints = {**(_WITH_TLS if tls else _WITHOUT_TLS), **_ALWAYS}
+    found = (text for pattern, text in hints.items() if re.search(pattern, str(error), re.IGNORECASE))
+    return next(found, None)
+
+
+@contextlib.contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Have an error while connecting to an address say also what to do about it."""
+    try:
+        yield
+    except RedisError as error:
+        if text := hint(error, tls=address.tls or address.sentinel_tls):
+            error.args = (f"{str(error).strip()} ({text})",)
+        raise
