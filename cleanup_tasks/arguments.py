@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cleanup_tasks import targets
+from cleanup_tasks.environment import faults, not_known
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.servers import url
-from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings, faults, not_known
+from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings
 from cleanup_tasks.sweep.options import Options, OrphansMode
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from celery import signals
 
-from cleanup_tasks.settings import BeatSettings, IntervalSettings, InvalidSettings
+from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.settings import BeatSettings, IntervalSettings
 
 #: Intervals that may pass without a tick.
 PATIENCE = 2

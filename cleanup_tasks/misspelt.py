@@ -3,8 +3,8 @@
 import os
 import re
 
+from cleanup_tasks.environment import Environment, not_known
 from cleanup_tasks.reporting.log import logger
-from cleanup_tasks.settings import Environment, not_known
 from cleanup_tasks.targets import OPTIONS
 
 PREFIXES = ("CLEANUP_", "COORDINATION_REDIS_")

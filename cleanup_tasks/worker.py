@@ -5,10 +5,11 @@ from typing import Any
 from celery import signals
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
+from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import InvalidSettings, MetricsSettings
+from cleanup_tasks.settings import MetricsSettings
 from cleanup_tasks.targets import intervals
 
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}

@@ -7,8 +7,8 @@ import pytest
 
 from cleanup_tasks import targets
 from cleanup_tasks.arguments import check_arguments, options_of
+from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.misspelt import unknown_variables
-from cleanup_tasks.settings import InvalidSettings
 
 URL = "COORDINATION_REDIS_URL"
 

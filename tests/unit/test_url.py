@@ -6,8 +6,9 @@ import pytest
 from pydantic import SecretStr
 
 from cleanup_tasks.celery import app
+from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.servers.url import EXAMPLES, Address, Layout, parse
-from cleanup_tasks.settings import CelerySettings, InvalidSettings, load_settings
+from cleanup_tasks.settings import CelerySettings, load_settings
 
 SECRET = "hunter2"
 
