@@ -81,25 +81,19 @@ def test_it_cleans_from_another_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-QUEUE = "from cleanup_tasks import app; print(app.conf.task_default_queue, *app.conf.beat_schedule)"
-
-
 def test_a_configuration_of_the_users_does_not_take_the_place_of_ours(programs: Path, tmp_path: Path) -> None:
     (tmp_path / "celeryconfig.py").write_text("task_default_queue = 'theirs'\n")
-    for python, source in (
-        (programs / "python", programs.parent),
-        (Path(sys.executable), ROOT / "celeryconfig.py"),
-    ):
-        assert run(python, "-c", QUEUE, cwd=tmp_path).split() == ["cleanup", "cleanup-blocking-coordination"]
-        assert run(python, "-c", FILE, cwd=tmp_path).startswith(str(source))
-        # Celery's own fallback application is theirs
-        theirs = (
-            "import cleanup_tasks; from celery import current_app; print(current_app.conf.task_default_queue)"
-        )
-        assert run(python, "-c", theirs, cwd=tmp_path) == "theirs\n"
-
-
-FILE = "from cleanup_tasks.celery import app; app.conf.broker_url; print(app._config_source.__file__)"
+    shown = (
+        "from celery import current_app; from cleanup_tasks import app;"
+        "print(app.conf.task_default_queue, *app.conf.beat_schedule, app._config_source.__file__,"
+        "current_app.conf.task_default_queue)"
+    )
+    for python, place in ((programs / "python", programs.parent), (Path(sys.executable), ROOT)):
+        queue, entry, path, default = run(python, "-c", shown, cwd=tmp_path).split()
+        assert (queue, entry) == ("cleanup", "cleanup-blocking-coordination")
+        assert path.startswith(str(place))
+        # the application that Celery has for programs without one is theirs
+        assert default == "theirs"
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["packaged", "own"])
