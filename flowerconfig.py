@@ -34,9 +34,7 @@ def format_task(task: Any) -> Any:
     """
     if not (task.name or "").startswith("cleanup_tasks.cleanup"):
         return task
-    # the fallback is given every argument, also those that nobody gave
-    given = [f"{name}={value}" for name, value in _FIELD.findall(task.kwargs or "")]
-    task.kwargs = ", ".join(argument for argument in given if not argument.endswith(("=None", "=False")))
+    task.kwargs = ", ".join(f"{name}={value}" for name, value in _FIELD.findall(task.kwargs or ""))
     if task.state == "FAILURE":
         lines = (task.traceback or task.exception or "").strip().splitlines()
         # without the module: redis.exceptions.AuthenticationError: ...

@@ -1,7 +1,9 @@
 """Removes what dead coordinators leave in Redis, without touching a living one.
 
-``from cleanup_tasks import app, cleanup, cleanup_fallback`` gives our Celery application and its two
-tasks. Another application includes ``cleanup_tasks.tasks`` and never loads ours.
+``from cleanup_tasks import cleanup, cleanup_fallback`` gives the two tasks. They belong to the Celery
+application of the process that uses them, as any shared task does, or to ours where there is none: in a
+Python shell of our own fleet ``cleanup.delay(dry_run=True)`` goes to the broker of ``CELERY_BROKER_URL``.
+``app`` is our application; nobody else's program loads it unless it asks for it by this name.
 """
 
 from importlib import import_module
@@ -13,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "cleanup", "cleanup_fallback"]
 
+_MODULES = {"app": "celery", "cleanup": "tasks", "cleanup_fallback": "tasks"}
+
 
 def __getattr__(name: str) -> Any:
-    """Load our application only when somebody asks for it."""
-    if name not in __all__:
+    """Load what somebody asks for, and nothing else."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module(f"{__name__}.tasks")
-    app = import_module(f"{__name__}.celery").app
-    return app if name == "app" else app.tasks[f"{__name__}.{name}"]
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

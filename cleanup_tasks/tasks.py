@@ -6,52 +6,70 @@ caller's ``get()`` has the fallback's metrics. Where the connection or the serve
 task is retried with backoff.
 """
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery import Task, shared_task
+from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tasks does
 from cleanup_tasks.arguments import Arguments, check_arguments, options_of
+from cleanup_tasks.attempt import Attempt
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
-from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
+from cleanup_tasks.shared import shared_task
 from cleanup_tasks.sweep.sweep import Sweep
 from cleanup_tasks.targets import settings_of
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
 
-#: Message headers that carry over to the next attempt.
-FALLBACK_HEADER = "x-cleanup-fallback"
-PREVIOUS_HEADER = "x-cleanup-earlier"
-RETRIES_HEADER = "x-cleanup-retries"
-
 #: Why the Python engine ran when nothing was wrong.
 REQUESTED = "requested"
 
+KEYWORDS_ONLY = "takes keyword arguments only, as in dry_run=True; nothing was touched"
+
 
 class CleanupTask(Task):
-    """Refuses wrong arguments at the caller, before a message is sent."""
+    """Refuses wrong arguments at the caller, before a message is sent.
 
-    #: Counted by us: Celery's counter mixes hand-overs with retries.
-    max_retries = None
+    A chain, a link or a chord passes on the result of the task before, which is ignored. A positional
+    argument of anybody else is refused: ``cleanup.delay(True)`` may have meant a dry run.
+    """
+
     #: The caller's mistake: no traceback in the worker's log.
-    throws = (ValueError,)
+    throws = (TypeError, ValueError)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
-        """See celery.Task.apply_async; raises ValueError for an argument that is not what it should be."""
+        """See celery.Task.apply_async; raises as the task does for an argument that is not what it should be.
+
+        A canvas is known by the ids that it has given to its tasks.
+        """
+        if args and not (rest.get("task_id") or rest.get("parent_id")):
+            raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
         check_arguments(**(kwargs or {}))
         return super().apply_async(args, kwargs, **rest)
 
+    def checked(self, previous_result: object, **arguments: object) -> Arguments:
+        """The arguments, if they are what they should be; raises as the task does."""
+        if previous_result is not None and not self.request.parent_id:
+            raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
+        return check_arguments(**arguments)
 
-@shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup")
+
+#: As an option this wins over the application's annotations: these tasks have retries of their own.
+OF_BOTH = {"bind": True, "base": CleanupTask, "autoretry_for": ()}
+
+
+@shared_task("cleanup_tasks.cleanup", **OF_BOTH)
 def cleanup(
     self: CleanupTask,
+    previous_result: object = None,
+    /,
     *,
     dry_run: bool = False,
     stale_threshold_seconds: int | None = None,
@@ -62,6 +80,7 @@ def cleanup(
     """Remove the keys of stale coordinators, by the Lua engine.
 
     Args:
+        previous_result: what a chain, a link or a chord passes on; it is ignored.
         dry_run: change nothing, only report what a real run would do.
         stale_threshold_seconds: silence in whole seconds after which a coordinator counts as dead;
             None for the setting.
@@ -74,25 +93,28 @@ def cleanup(
         The metrics dict.
 
     Raises:
-        ValueError: an argument is not what it should be; nothing was touched.
+        ValueError, TypeError: an argument is not what it should be; nothing was touched.
         redis.exceptions.RedisError: the last of the retries failed too.
     """
-    arguments = {
-        "dry_run": dry_run,
-        "stale_threshold_seconds": stale_threshold_seconds,
-        "orphans": orphans,
-        "target": target,
-        "force": force,
-    }
-    checked = check_arguments(**arguments)
-    if FALLBACK_HEADER in _headers(self):
-        return _hand_over(self, arguments)
-    return _attempt(self, checked, engine="lua", fallback_reason=None)
+    arguments = self.checked(
+        previous_result,
+        dry_run=dry_run,
+        stale_threshold_seconds=stale_threshold_seconds,
+        orphans=orphans,
+        target=target,
+        force=force,
+    )
+    attempt = Attempt.read(self.request.headers)
+    if attempt.fallback_reason is not None:
+        _hand_over(self, arguments)
+    return _attempt(self, arguments, attempt, engine="lua")
 
 
-@shared_task(bind=True, base=CleanupTask, name="cleanup_tasks.cleanup_fallback")
+@shared_task("cleanup_tasks.cleanup_fallback", **OF_BOTH)
 def cleanup_fallback(
     self: CleanupTask,
+    previous_result: object = None,
+    /,
     *,
     dry_run: bool = False,
     stale_threshold_seconds: int | None = None,
@@ -104,38 +126,38 @@ def cleanup_fallback(
 
     Arguments, result and exceptions are those of `cleanup`.
     """
-    checked = check_arguments(
+    arguments = self.checked(
+        previous_result,
         dry_run=dry_run,
         stale_threshold_seconds=stale_threshold_seconds,
         orphans=orphans,
         target=target,
         force=force,
     )
-    reason = _headers(self).get(FALLBACK_HEADER, REQUESTED)
-    return _attempt(self, checked, engine="python", fallback_reason=reason)
+    attempt = Attempt.read(self.request.headers)
+    if attempt.fallback_reason is None:
+        attempt = replace(attempt, fallback_reason=REQUESTED)
+    return _attempt(self, arguments, attempt, engine="python")
 
 
 def _attempt(
-    task: CleanupTask, arguments: Arguments, *, engine: EngineName, fallback_reason: str | None
+    task: CleanupTask, arguments: Arguments, attempt: Attempt, *, engine: EngineName
 ) -> dict[str, Any]:
     with about(arguments.target or DEFAULT_TARGET):
-        return _sweep(task, arguments, engine, fallback_reason)
+        return _sweep(task, arguments, attempt, engine)
 
 
-def _sweep(
-    task: CleanupTask, arguments: Arguments, engine: EngineName, fallback_reason: str | None
-) -> dict[str, Any]:
+def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: EngineName) -> dict[str, Any]:
     settings = settings_of(arguments.target)
-    retries = _headers(task).get(RETRIES_HEADER, 0)
     is_alone = task.request.called_directly or task.request.is_eager  # nobody there who could retry
     options = options_of(
         settings,
         arguments,
         engine=engine,
-        fallback_reason=fallback_reason,
+        fallback_reason=attempt.fallback_reason,
         owner=task.request.id or "",
-        previous=PreviousAttempts(**_headers(task).get(PREVIOUS_HEADER, {})),
-        is_retried=not is_alone and retries < len(BACKOFF_S),
+        previous=attempt.previous,
+        is_retried=not is_alone and attempt.retries < len(BACKOFF_S),
     )
     if is_alone:
         return sweep_or_fall_back(options).report.metrics(settings.cleanup_max_reported_ids)
@@ -146,32 +168,33 @@ def _sweep(
         logger.warning("Cleanup stopped by its soft time limit; the next one goes on")
     except ScriptingRefused as refusal:
         logger.warning("Handing over to cleanup_fallback: %s", refusal)
-        _retry(task, sweep, refusal, countdown=0, headers={FALLBACK_HEADER: str(refusal)})
+        _retry(task, sweep, refusal, 0, replace(attempt, fallback_reason=str(refusal)))
     except RedisError as error:
         if not (options.is_retried and is_transient(error)):
             logger.error("Cleanup failed: %s", error)
             raise
-        logger.warning("Cleanup is tried again in %d s: %s", BACKOFF_S[retries], error)
-        _retry(task, sweep, error, countdown=BACKOFF_S[retries], headers={RETRIES_HEADER: retries + 1})
+        wait_s = BACKOFF_S[attempt.retries]
+        logger.warning("Cleanup is tried again in %d s: %s", wait_s, error)
+        _retry(task, sweep, error, wait_s, replace(attempt, retries=attempt.retries + 1))
     return sweep.report.metrics(settings.cleanup_max_reported_ids)
 
 
-def _headers(task: CleanupTask) -> dict[str, Any]:
-    return dict(task.request.headers or {})
+def _retry(task: CleanupTask, sweep: Sweep, error: Exception, wait_s: int, attempt: Attempt) -> NoReturn:
+    attempt = replace(attempt, previous=sweep.report.done_for_good())
+    raise task.retry(
+        exc=error,
+        countdown=wait_s,
+        headers={**(task.request.headers or {}), **attempt.headers()},
+        # Counted by us: Celery's counter mixes hand-overs with retries, and an application may allow none.
+        max_retries=task.request.retries + 1,
+    )
 
 
-def _retry(
-    task: CleanupTask, sweep: Sweep, error: Exception, *, countdown: int, headers: dict[str, Any]
-) -> NoReturn:
-    carried = {PREVIOUS_HEADER: asdict(sweep.report.done_for_good())}
-    raise task.retry(exc=error, countdown=countdown, headers={**_headers(task), **carried, **headers})
-
-
-def _hand_over(task: CleanupTask, arguments: dict[str, Any]) -> NoReturn:
+def _hand_over(task: CleanupTask, arguments: Arguments) -> NoReturn:
     """Replace this attempt by the fallback; what `replace` would drop is passed on by hand."""
     request = task.request
     soft_time_limit, time_limit = reversed(request.timelimit or (None, None))
-    fallback = task.app.tasks[cleanup_fallback.name].s(**arguments)
+    fallback = task.app.tasks[cleanup_fallback.name].s(**arguments.model_dump(exclude_defaults=True))
     came_by = request.delivery_info or {}
     # to where this message came from: with the default exchange the routing key is the queue's name
     way = ("exchange", "routing_key") if came_by.get("exchange") else ("routing_key",)
@@ -181,7 +204,7 @@ def _hand_over(task: CleanupTask, arguments: dict[str, Any]) -> NoReturn:
         expires=request.expires,
         soft_time_limit=soft_time_limit,
         time_limit=time_limit,
-        headers=_headers(task),
+        headers=request.headers,
         ignore_result=request.ignore_result,
         retries=request.retries,
     )

@@ -25,7 +25,9 @@ class Fleet:
 
     def __post_init__(self) -> None:
         """The caller knows the broker and nothing of our application."""
-        self.caller = Celery("caller", broker=f"{self.broker.url}/1", backend=f"{self.broker.url}/2")
+        self.caller = Celery(
+            "caller", broker=f"{self.broker.url}/1", backend=f"{self.broker.url}/2", set_as_current=False
+        )
 
     def send(self, task: str = "cleanup", *, seconds: float | None = None, **arguments: Any) -> Any:
         """Send a task and return its AsyncResult; `seconds` is its hard time limit, the soft one 1 s less."""

@@ -116,7 +116,7 @@ def test_three_workers_sweep_one_at_a_time(tmp_path: Path) -> None:
         broker = f"redis://:{PASSWORDS['BROKER_PASSWORD']}@127.0.0.1:{compose.port('broker')}"
         with (
             redis_of(compose) as client,
-            Celery("caller", broker=f"{broker}/1", backend=f"{broker}/2") as caller,
+            Celery("caller", broker=f"{broker}/1", backend=f"{broker}/2", set_as_current=False) as caller,
         ):
             write_coordinators(client, [b"stale-%d" % n for n in range(20_000)], STALE_AGE_MS)
             # Given three sweeps that wait at the lock, all at once

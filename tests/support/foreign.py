@@ -11,6 +11,8 @@ app.conf.task_acks_late = True
 app.conf.worker_prefetch_multiplier = 4
 app.conf.worker_send_task_events = False
 app.conf.timezone = "Europe/Berlin"
+# A fleet that repeats no task, unless it raised something.
+app.conf.task_annotations = {"*": {"max_retries": 0, "autoretry_for": (Exception,), "rate_limit": "100/s"}}
 
 # The three lines of docs/operations.md:
 app.conf.include = ["cleanup_tasks.tasks"]
@@ -24,3 +26,9 @@ app.conf.beat_schedule = {
 def price(apples: int) -> int:
     """A task of the shop's."""
     return 3 * apples
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def careless(name: str, argument: object) -> None:
+    """A task of the shop's that sends another with a positional argument."""
+    app.tasks[name].delay(argument)

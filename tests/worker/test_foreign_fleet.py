@@ -4,9 +4,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, chain, chord, group
 from redis import Redis
 
 from demo.dataset import STALE_AGE_MS, write_coordinators
@@ -49,7 +50,7 @@ def shop(
         options = ("--pool", "prefork", "--concurrency", "2", "--queues", "shop,maintenance")
         stack.start("worker", "worker", *options, "--loglevel", "INFO")
         stack.wait_for_line("worker", "ready.")
-        caller = Celery("caller", broker=f"{broker.url}/1", backend=f"{broker.url}/2")
+        caller = Celery("caller", broker=f"{broker.url}/1", backend=f"{broker.url}/2", set_as_current=False)
         try:
             yield stack, caller
         finally:
@@ -116,3 +117,68 @@ def test_autodiscovery_finds_them(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True)
     assert done.stdout == "['cleanup_tasks.cleanup', 'cleanup_tasks.cleanup_fallback']\n", done.stderr
+
+
+def test_canvases(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
+    """The result of the task before is passed on to it, and ignored."""
+    _, caller = shop
+    price = caller.signature("tests.support.foreign.price", args=[4], queue="shop")
+    dry = caller.signature("cleanup_tasks.cleanup", kwargs={"dry_run": True}, queue="maintenance")
+    last = caller.signature("cleanup_tasks.cleanup_fallback", kwargs={"dry_run": True}, queue="maintenance")
+    for canvas in (
+        chain(price, dry, last),
+        chain(price, last, dry),
+        chord([price, price], dry),
+        chord([price, dry], last),
+    ):
+        metrics = canvas.apply_async().get(timeout=60)
+        assert (metrics["implementation"], metrics["keysDeleted"], metrics["dryRun"]) == ("python", 60, True)
+    result = price.apply_async(link=dry)
+    assert result.get(timeout=60) == 12
+    wait_until(lambda: result.children, "the link is there")
+    assert result.children[0].get(timeout=60)["keysDeleted"] == 60
+    assert cleanable.dbsize() == 60
+
+
+@pytest.mark.parametrize("task", ["cleanup", "cleanup_fallback"])
+def test_no_positional_argument_is_taken_for_a_result(
+    shop: tuple[Stack, Celery], cleanable: Redis, task: str
+) -> None:
+    _, caller = shop
+    name = f"cleanup_tasks.{task}"
+    message = f"{name} takes keyword arguments only"
+    sent = caller.signature(name, args=[True], queue="maintenance")
+    for canvas in (sent, chain(sent, sent.clone(args=())), group([sent])):
+        with pytest.raises(TypeError, match=message):
+            canvas.apply_async().get(timeout=60)
+    with pytest.raises(TypeError, match=message):
+        caller.send_task("tests.support.foreign.careless", args=[name, True], queue="shop").get(timeout=60)
+    assert cleanable.dbsize() == 60
+
+
+NEWER = {
+    "x-cleanup-earlier": {"keys_deleted": 5, "cleanup_errors": "many", "sightings": [1]},
+    "x-cleanup-retries": {"connection": 1},
+    "x-cleanup-later": {"a": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "keys_before"),
+    [(NEWER, 5), ({"x-cleanup-earlier": [5], "x-cleanup-retries": -1}, 0), ({"x-cleanup-earlier": None}, 0)],
+)
+def test_headers_of_another_version(
+    shop: tuple[Stack, Celery], cleanable: Redis, headers: dict[str, Any], keys_before: int
+) -> None:
+    _, caller = shop
+    result = caller.send_task("cleanup_tasks.cleanup", queue="maintenance", headers=headers)
+    metrics = result.get(timeout=60)
+    assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 60 + keys_before)
+    assert (metrics["complete"], metrics["cleanupErrors"]) == (True, 0)
+
+
+def test_a_reason_of_another_version(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
+    _, caller = shop
+    headers = {"x-cleanup-fallback": {"code": 7}}
+    result = caller.send_task("cleanup_tasks.cleanup", queue="maintenance", headers=headers)
+    assert result.get(timeout=60)["fallbackReason"] == "{'code': 7}"

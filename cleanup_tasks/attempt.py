@@ -1,0 +1,46 @@
+"""What one attempt of a task tells the next, in the headers of the message."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from cleanup_tasks.reporting.report import PreviousAttempts
+
+FALLBACK_HEADER = "x-cleanup-fallback"
+PREVIOUS_HEADER = "x-cleanup-earlier"
+RETRIES_HEADER = "x-cleanup-retries"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What is known of the attempts before this one."""
+
+    #: Why the work was handed over to the fallback, or None.
+    fallback_reason: str | None = None
+    #: Retries so far because the connection or the server was the trouble.
+    retries: int = 0
+    previous: PreviousAttempts = field(default_factory=PreviousAttempts)
+
+    @classmethod
+    def read(cls, headers: Mapping[str, Any] | None) -> Self:
+        """Read it from a message of any version: what this version doesn't know counts as not said."""
+        found = headers or {}
+        reason = found.get(FALLBACK_HEADER)
+        previous = found.get(PREVIOUS_HEADER)
+        previous = previous if isinstance(previous, Mapping) else {}
+        return cls(
+            fallback_reason=None if reason is None else str(reason),
+            retries=_number(found.get(RETRIES_HEADER)),
+            previous=PreviousAttempts(
+                **{known.name: _number(previous.get(known.name)) for known in fields(PreviousAttempts)}
+            ),
+        )
+
+    def headers(self) -> dict[str, Any]:
+        """The headers that `read` reads."""
+        reason = {} if self.fallback_reason is None else {FALLBACK_HEADER: self.fallback_reason}
+        return {PREVIOUS_HEADER: asdict(self.previous), RETRIES_HEADER: self.retries, **reason}
+
+
+def _number(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0
