@@ -4,11 +4,12 @@
 -- ARGV  1  the server's time in ms since the epoch at which all was judged: before it, nothing is deleted
 --       2  1 for a dry run, which counts what would go, else 0
 --       3  how many of the KEYS are those of groups
---       4  what each guard expects, a letter each: v a string with this value, n no string, a no key of any
---          type, f a hash of which a field has this value
+--       4  what each guard expects, a letter each: v a string with this value, or beginning with it where it
+--          has 65,537 bytes, or, where it is empty, a key that is missing, empty or of another type; a no key of
+--          any type; f a hash of which a field has this value
 --       5  the groups, as 16-bit numbers, the low byte first; for each group: how many guards it has, their
 --          numbers from 0, and how many keys
---       then for each guard the expected value (empty for n and a); then for each guard f the field's name
+--       then for each guard the expected value (empty for a); then for each guard f the field's name
 -- Returns the number of keys deleted, and the numbers from 0 of the groups that were kept.
 --
 -- A call whose numbers don't add up is refused, and nothing is touched. No shebang line: Redis 6.2 knows none,
@@ -16,6 +17,8 @@
 
 -- unpack fails at 8,000 values.
 local MAX_ARGUMENTS = 5000
+-- No more of a value is read, whatever it has become.
+local LAST_BYTE = '65536'
 local VALUE, ABSENT, FIELD = ('vaf'):byte(1, 3)
 
 local judged_at, dry_run, group_keys, kinds, layout = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -40,7 +43,7 @@ local function groups_add_up()
 end
 
 if #ARGV < 5 or not judged_at:find('^%d%d%d%d%d%d%d%d%d%d%d%d%d+$') or not (dry_run == '0' or dry_run == '1')
-  or #kinds ~= guards or kinds:find('[^vnaf]') or #ARGV ~= 5 + guards + fields or not groups_add_up() then
+  or #kinds ~= guards or kinds:find('[^vaf]') or #ARGV ~= 5 + guards + fields or not groups_add_up() then
   return redis.error_reply('ERR the numbers of this call do not add up; nothing was touched')
 end
 
@@ -53,25 +56,28 @@ local function count(command, list, first, last)
   return total
 end
 
+-- What a guard's key holds, empty where that is no string.
+local function read(key)
+  local value = redis.pcall('GETRANGE', key, '0', LAST_BYTE)
+  if type(value) == 'string' then return value end
+  return value.err:find('WRONGTYPE', 1, true) and '' or redis.call('GETRANGE', key, '0', LAST_BYTE)
+end
+
 -- The guards that have changed, as a set of their numbers from 1.
 local function find_changed()
   local changed, absent, any = {}, {}, false
   local field = 5 + guards
-  for from = 1, guards, MAX_ARGUMENTS do
-    local last = math.min(guards, from + MAX_ARGUMENTS - 1)
-    local values = redis.call('MGET', unpack(KEYS, from, last))
-    for guard = from, last do
-      local kind, value, expected = kinds:byte(guard), values[guard - from + 1], false
-      if kind == VALUE then
-        expected = ARGV[5 + guard]
-      elseif kind == FIELD then
-        field = field + 1
-        value, expected = redis.pcall('HMGET', KEYS[guard], ARGV[field])[1], ARGV[5 + guard]
-      elseif kind == ABSENT then
-        absent[#absent + 1] = KEYS[guard]
-      end
-      if value ~= expected then changed[guard], any = true, true end
+  for guard = 1, guards do
+    local kind, value, expected = kinds:byte(guard), '', ARGV[5 + guard]
+    if kind == VALUE then
+      value = read(KEYS[guard])
+    elseif kind == FIELD then
+      field = field + 1
+      value = redis.pcall('HMGET', KEYS[guard], ARGV[field])[1]
+    else
+      absent[#absent + 1] = KEYS[guard]
     end
+    if value ~= expected then changed[guard], any = true, true end
   end
   if #absent > 0 and count('EXISTS', absent, 1, #absent) > 0 then
     for guard = 1, guards do

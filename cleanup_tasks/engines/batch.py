@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from redis.exceptions import ResponseError
+
+from cleanup_tasks.servers.errors import is_wrong_type
+from cleanup_tasks.servers.values import KeyCommand, compare_read
+
 #: How the metrics name an engine.
 EngineName = Literal["lua", "python"]
 
@@ -11,9 +16,10 @@ EngineName = Literal["lua", "python"]
 BYTES_LIKE_A_KEY = 1_000
 
 
-#: What a guard expects, by the letter that the Lua script is told: a string with a certain value; no string,
-#: for the key is missing or of another type; no key of any type; a hash of which a field has a certain value.
-VALUE, NO_STRING, ABSENT, FIELD = b"vnaf"
+#: What a guard expects, by the letter that the Lua script is told: what can be read of a string, `VALUE_BYTES`
+#: at most, where nothing stands for a key that is missing, empty or of another type; no key of any type; a
+#: hash of which a field has a certain value.
+VALUE, ABSENT, FIELD = b"vaf"
 
 
 class Guards:
@@ -25,7 +31,7 @@ class Guards:
         self,
         names: tuple[bytes, ...],
         kinds: bytes,
-        expected: tuple[bytes | None, ...],
+        expected: tuple[bytes, ...],
         fields: tuple[bytes, ...] = (),
     ) -> None:
         """Some guards.
@@ -33,7 +39,7 @@ class Guards:
         Args:
             names: the key of each.
             kinds: the kind of each, a letter.
-            expected: the value of each; None for the kinds NO_STRING and ABSENT.
+            expected: the value of each; empty for the kind ABSENT.
             fields: the hash fields of those of kind FIELD, in their order.
         """
         self.names = names
@@ -41,7 +47,7 @@ class Guards:
         self.expected = expected
         self.fields = fields
         #: The length of all values.
-        self.value_bytes = sum(map(len, filter(None, expected)))
+        self.value_bytes = sum(map(len, expected))
         #: What it costs the server to compare them, in deletions of a key.
         self.load = len(names) + self.value_bytes // BYTES_LIKE_A_KEY
 
@@ -58,10 +64,10 @@ class Batch:
     judged_at_ms: int
     #: Deletes nothing, and counts what would go.
     dry_run: bool = False
-    #: A guard each: its key, its kind, and the value that is expected (None: there must be none).
+    #: A guard each: its key, its kind, and the value that is expected.
     guards: list[bytes] = field(default_factory=list)
     kinds: bytearray = field(default_factory=bytearray)
-    expected: list[bytes | None] = field(default_factory=list)
+    expected: list[bytes] = field(default_factory=list)
     #: The hash fields of the guards of kind FIELD, in their order.
     fields: list[bytes] = field(default_factory=list)
     #: The keys of all groups, group after group.
@@ -108,11 +114,40 @@ class Batch:
             self.keys[start : start + size] for start, size in zip(starts, self.group_sizes, strict=False)
         ]
 
+    def questions(self) -> list[KeyCommand]:
+        """A command for each guard that asks what is there; see `changed`."""
+        fields = iter(self.fields)
+        return [
+            compare_read(key, expected)
+            if kind == VALUE
+            else ("EXISTS", key)
+            if kind == ABSENT
+            else ("HMGET", key, next(fields))
+            for key, kind, expected in zip(self.guards, self.kinds, self.expected, strict=True)
+        ]
+
+    def changed(self, answers: list[Any]) -> set[int]:
+        """The numbers of the guards that have changed by the answers to `questions`, errors among it."""
+        if answers == self.expected:  # all of them are values
+            return set()
+        guards = zip(self.kinds, self.expected, answers, strict=True)
+        return {number for number, guard in enumerate(guards) if not _holds(*guard)}
+
     def kept(self, changed: set[int]) -> list[int]:
         """The numbers of the groups that stay because one of these guards has changed."""
         if not changed:
             return []
         return [number for number, guards in enumerate(self.group_guards) if not changed.isdisjoint(guards)]
+
+
+def _holds(kind: int, expected: bytes, answer: Any) -> bool:
+    if kind == ABSENT:
+        return bool(answer == 0)
+    if kind == FIELD:
+        return bool(answer == [expected])
+    if isinstance(answer, ResponseError) and is_wrong_type(answer):
+        return not expected
+    return bool(answer == expected)
 
 
 @dataclass(frozen=True, slots=True)

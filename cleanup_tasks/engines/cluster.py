@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from redis import Redis
 from redis.exceptions import RedisError
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, Answer, Batch
+from cleanup_tasks.engines.batch import Answer, Batch
 from cleanup_tasks.engines.by_slot import BySlot
 from cleanup_tasks.engines.engine import Engine
-from cleanup_tasks.servers.cluster import ROUNDS, Cluster, KeyCommand
+from cleanup_tasks.servers.cluster import ROUNDS, Cluster
 from cleanup_tasks.servers.errors import REDIRECTIONS, ScriptingRefused, is_transient, is_wrong_type
 from cleanup_tasks.servers.nodes import Node
 
@@ -74,22 +74,13 @@ class ClusterEngine:
         if 0 < self._cluster.now_ms() < batch.judged_at_ms:
             work.keep(range(len(batch.subjects)))
             return
-        fields = iter(batch.fields)
-        questions: list[KeyCommand] = [
-            ("HMGET", key, next(fields)) if kind == FIELD else ("EXISTS" if kind == ABSENT else "MGET", key)
-            for key, kind in zip(batch.guards, batch.kinds, strict=True)
-        ]
-        answers = self._cluster.ask(questions)
-        changed: set[int] = set()
-        unknown: set[int] = set()
-        for number, answer in enumerate(answers):
-            if isinstance(answer, Exception) and is_wrong_type(answer):
-                changed.add(number)
-            elif self._cluster.failed(answer):
-                unknown.add(number)
-            elif answer != (0 if batch.kinds[number] == ABSENT else [batch.expected[number]]):
-                changed.add(number)
-        work.keep(batch.kept(changed))
+        answers = self._cluster.ask(batch.questions())
+        unknown = {
+            number
+            for number, answer in enumerate(answers)
+            if isinstance(answer, RedisError) and not is_wrong_type(answer) and self._cluster.failed(answer)
+        }
+        work.keep(batch.kept(batch.changed(answers) - unknown))
         work.fail(batch.kept(unknown))
 
     def _delete_apart(self, work: BySlot) -> None:

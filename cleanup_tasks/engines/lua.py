@@ -135,7 +135,7 @@ class LuaEngine:
             *batch.guards,
             *batch.keys,
             *arguments,
-            *(value or b"" for value in batch.expected),
+            *batch.expected,
             *batch.fields,
         )
 

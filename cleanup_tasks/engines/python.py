@@ -7,7 +7,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, NO_STRING, VALUE, Answer, Batch, EngineName
+from cleanup_tasks.engines.batch import Answer, Batch, EngineName
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import is_wrong_type
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
@@ -116,16 +116,11 @@ class _Transaction:
         """Ask for what the guards say now; all that is read is watched before."""
         batch = self.batch
         self._commands = None
-        absent = [key for key, kind in zip(batch.guards, batch.kinds, strict=True) if kind == ABSENT]
-        fields = [key for key, kind in zip(batch.guards, batch.kinds, strict=True) if kind == FIELD]
-        values: list[Command] = []
-        if batch.guards:
-            values = [("WATCH", *dict.fromkeys(batch.guards)), ("MGET", *batch.guards)]
+        watches = [("WATCH", *dict.fromkeys(batch.guards))] if batch.guards else []
         self._questions = [
+            *watches,
+            *batch.questions(),
             ("TIME",),
-            *values,
-            *(("EXISTS", key) for key in absent),
-            *(("HMGET", key, name) for key, name in zip(fields, batch.fields, strict=True)),
             # Answered before anything is deleted: where MULTI is refused, an UNLINK sent behind it would be
             # done at once, whatever has changed.
             ("MULTI",),
@@ -138,7 +133,7 @@ class _Transaction:
             return
         try:
             with self.connection.lost_if_interrupted():
-                clock, *answers, _multi = self._answers()
+                *answers, clock, _multi = self._answers()
                 doomed = self._doomed(time_ms(clock), answers)
                 delete = ("EXISTS" if self.batch.dry_run else "UNLINK", *doomed)
                 self._commands = [delete, ("EXEC",)] if doomed else [("EXEC",)]
@@ -147,10 +142,10 @@ class _Transaction:
             self._error = error
 
     def _answers(self) -> list[Any]:
-        """What was answered to the look; a hash that is no hash any more is an answer like others."""
+        """What was answered to the look; that a key is of another type is an answer like others."""
         answers = self.connection.receive_each(len(self._questions))
-        for question, answer in zip(self._questions, answers, strict=True):
-            if isinstance(answer, ResponseError) and not (question[0] == "HMGET" and is_wrong_type(answer)):
+        for answer in answers:
+            if isinstance(answer, ResponseError) and not is_wrong_type(answer):
                 raise answer
         return answers
 
@@ -181,24 +176,10 @@ class _Transaction:
         if now_ms < batch.judged_at_ms:
             self._kept = list(range(len(batch.subjects)))
             return []
-        self._kept = batch.kept(self._changed(answers) if answers else set())
+        # the first answer is that to WATCH
+        self._kept = batch.kept(batch.changed(answers[1:]))
         if not self._kept:
             return batch.keys
         groups = batch.group_keys()
         kept = set(self._kept)
         return [key for number, keys in enumerate(groups) if number not in kept for key in keys]
-
-    def _changed(self, answers: list[Any]) -> set[int]:
-        batch = self.batch
-        _watch, values, *others = answers
-        if values == batch.expected and not any(others):
-            return set()
-        fields = iter(others[batch.kinds.count(ABSENT) :])
-        absent = iter(others)
-        return {
-            number
-            for number, kind in enumerate(batch.kinds)
-            if (kind == ABSENT and next(absent))
-            or (kind == FIELD and next(fields) != [batch.expected[number]])
-            or (kind in (VALUE, NO_STRING) and values[number] != batch.expected[number])
-        }

@@ -10,6 +10,7 @@ from typing import Literal
 from celery.utils.log import get_task_logger
 
 from cleanup_tasks.reporting.report import DEFAULT_TARGET, Report
+from cleanup_tasks.rules.keys import text
 
 #: Level and handlers of this one are the host's: in a worker Celery's handlers show our lines, with task
 #: name and id.
@@ -69,6 +70,9 @@ def log_report(report: Report) -> None:
     logger.info("  Total coordinators checked: %d", report.total_coordinators_checked)
     logger.info("  Active coordinators: %d", report.active_coordinators)
     logger.info("  Unreadable heartbeats: %d", report.unreadable_heartbeats)
+    for reason, number in report.unreadable_by_reason.items():
+        example = text(report.unreadable_examples[reason])
+        logger.info("    %s: %d, for example %s", reason, number, example)
     logger.info("  Stale coordinators found: %d", report.stale_coordinators_found)
     logger.info("  Revived coordinators: %d", report.revived_coordinators)
     logger.info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
@@ -83,6 +87,8 @@ def log_report(report: Report) -> None:
         logger.warning("Cleanup held: %s", report.held)
     elif report.complete:
         logger.info("Cleanup completed successfully")
+        if report.unreadable_heartbeats == report.total_coordinators_checked > 0:
+            logger.warning("No heartbeat could be read, so nobody was judged; the reasons are above")
     else:
         logger.error("Cleanup incomplete: the next run goes on")
 
@@ -100,6 +106,7 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
         "revived": report.revived_coordinators,
         "unreadable": report.unreadable_heartbeats,
         "ahead": report.heartbeats_ahead,
+        "unreadable_reasons": " ".join(map("%s:%d".__mod__, report.unreadable_by_reason.items())) or None,
         "orphans": report.orphaned_coordinators_found,
         "orphans_reaped": report.orphaned_coordinators_reaped,
         "keys_deleted": report.keys_deleted,

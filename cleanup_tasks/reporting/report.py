@@ -50,6 +50,10 @@ class Report(BaseModel):
     unreadable_heartbeats: int = 0
     #: Active, by a heartbeat more than 60 s ahead of the server's clock.
     heartbeats_ahead: int = 0
+    #: How many of these there are of each kind, see `rules.staleness.EXPLANATIONS`.
+    unreadable_by_reason: dict[str, int] = Field(default_factory=dict)
+    #: The first one of each kind.
+    unreadable_examples: dict[str, bytes] = Field(default_factory=dict)
     #: Stale when found, no longer so when the engine looked: kept.
     revived_coordinators: int = 0
     #: Steps of which the end is not known, or that were given up.
@@ -105,6 +109,9 @@ class Report(BaseModel):
         """The metrics dict with at most `max_ids` ids (None: all); JSON whatever bytes the ids hold."""
         shown = self.stale_coordinator_ids[:max_ids]
         metrics = self.model_dump(by_alias=True, exclude={"stale_coordinator_ids"})
+        metrics["unreadableExamples"] = {
+            reason: text(id_) for reason, id_ in self.unreadable_examples.items()
+        }
         omitted = metrics.pop("staleCoordinatorIdsOmitted")
         metrics["staleCoordinatorIds"] = [text(id_) for id_ in shown]
         metrics["staleCoordinatorIdsOmitted"] = omitted + len(self.stale_coordinator_ids) - len(shown)

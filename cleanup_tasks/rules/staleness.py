@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -94,6 +94,8 @@ class _Times(msgspec.Struct, gc=False):
     lastActivity: float | None = None  # noqa: N815
 
 
+#: The names of the fields that may tell a time.
+TIME_FIELDS = _Times.__struct_fields__
 _FAST = msgspec.json.Decoder(_Times)
 
 
@@ -128,24 +130,28 @@ _DECODER = json.JSONDecoder(strict=False, parse_int=float, parse_float=float, pa
 
 def _read(value: bytes) -> _Times | None:
     """The number, or the fields of the object, in a value; None where not both parsers read one of these."""
-    if len(value) > MAX_BYTES or b"\0" in value:
-        return None
-    # Latin-1 maps every byte, so bytes that are no UTF-8 are harmless inside strings, as for cjson.
-    text = value.decode("latin-1").strip(" \t\n\r")
-    if (len(text) > MAX_DEPTH and _too_deep(text)) or ("\\u" in text and _lone_surrogate(text)):
-        return None
-    try:
-        document, end = _DECODER.raw_decode(text)
-    except ValueError:
-        return None
-    if end != len(text):
-        return None
+    _found, document = document_of(value)
     if isinstance(document, float):
         return _Times(timestamp=document)
     if not isinstance(document, dict):
         return None
-    numbers = {field: document.get(field) for field in _Times.__struct_fields__}
+    numbers = {field: document.get(field) for field in TIME_FIELDS}
     return _Times(**{field: number for field, number in numbers.items() if type(number) is float})
+
+
+def document_of(value: bytes) -> tuple[bool, Any]:
+    """Whether both parsers read a value, and the JSON document that it is, its numbers as floats."""
+    if len(value) > MAX_BYTES or b"\0" in value:
+        return False, None
+    # Latin-1 maps every byte, so bytes that are no UTF-8 are harmless inside strings, as for cjson.
+    text = value.decode("latin-1").strip(" \t\n\r")
+    if (len(text) > MAX_DEPTH and _too_deep(text)) or ("\\u" in text and _lone_surrogate(text)):
+        return False, None
+    try:
+        document, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return False, None
+    return (True, document) if end == len(text) else (False, None)
 
 
 def _too_deep(document: str) -> bool:
@@ -164,3 +170,72 @@ def _too_deep(document: str) -> bool:
 
 def _lone_surrogate(document: str) -> bool:
     return any(escape[1] for escape in _ESCAPE.finditer(document))
+
+
+#: Why a value yields no time.
+Reason = Literal[
+    "iso_8601",
+    "text_number",
+    "seconds",
+    "microseconds",
+    "future",
+    "other_time",
+    "no_time",
+    "not_json",
+    "empty",
+    "too_long",
+    "no_string",
+]
+#: The same, for people.
+EXPLANATIONS: dict[Reason, str] = {
+    "iso_8601": "its time is a date as text, not a number of milliseconds",
+    "text_number": "its time is a number in quotation marks",
+    "seconds": "its time is in seconds, not in milliseconds",
+    "microseconds": "its time is in microseconds or nanoseconds, not in milliseconds",
+    "future": "its time is more than a day ahead of the server's clock",
+    "other_time": "its time is no number of milliseconds since 1970",
+    "no_time": "it has no timestamp, lastHeartbeat or lastActivity at its top level",
+    "not_json": "it is not JSON",
+    "empty": "it is empty",
+    "too_long": f"it is longer than {MAX_BYTES // 1024} KiB",
+    "no_string": "the key is no string",
+}
+
+_DATE = re.compile(r"\s*\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d|\s*$)")
+_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.\d*)?\s*$")
+
+
+def reason_of(value: bytes | None, now_ms: int) -> Reason:
+    """Why a value yields no time; it is known that it yields none.
+
+    Args:
+        value: what was read of the heartbeat, None for a key that is no string.
+        now_ms: the server's time in ms since the epoch, by which it was judged.
+    """
+    if value is None:
+        return "no_string"
+    if not value:
+        return "empty"
+    if len(value) > MAX_BYTES:
+        return "too_long"
+    found, document = document_of(value)
+    if not found:
+        return "iso_8601" if _DATE.match(value.decode("latin-1")) else "not_json"
+    if not isinstance(document, dict):
+        return _reason_of_time(document, now_ms) if isinstance(document, float | str) else "no_time"
+    named = [document[field] for field in TIME_FIELDS if field in document]
+    return _reason_of_time(named[0], now_ms) if named else "no_time"
+
+
+def _reason_of_time(time: Any, now_ms: int) -> Reason:
+    """Why a field is no time."""
+    if isinstance(time, str):
+        return "iso_8601" if _DATE.match(time) else "text_number" if _NUMBER.match(time) else "other_time"
+    if not isinstance(time, float):
+        return "other_time"
+    earliest, latest = EARLIEST_MS, now_ms + FUTURE_MS
+    if earliest <= time * 1_000 <= latest:
+        return "seconds"
+    if any(earliest <= time / factor <= latest for factor in (1_000, 1_000_000)):
+        return "microseconds"
+    return "future" if latest < time < 10 * latest else "other_time"

@@ -4,7 +4,7 @@
 KEY_PATTERNS = ("blocking:*", "coordinator:activity:*")
 
 #: For either engine: find, read, delete (or count, in a dry run).
-FIND_AND_REAP = ("time", "scan", "mget", "exists", "unlink")
+FIND_AND_REAP = ("time", "scan", "getrange", "exists", "unlink")
 LOCK = ("set", "get", "pexpire")
 #: The lock and the Python engine.
 TRANSACTIONS = ("watch", "unwatch", "multi", "exec")

@@ -17,6 +17,7 @@ from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import REDIRECTIONS, is_transient
 from cleanup_tasks.servers.nodes import Node, Nodes
 from cleanup_tasks.servers.pipelining import MANY_SLOTS, Command, Context, scan_command
+from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
 SLOTS = 16_384
 #: How often a command follows its slot to another primary, or waits for it, before it is given up.
@@ -26,9 +27,6 @@ PAUSE_S = 0.05
 
 #: Keys of which the slot is remembered: those of a batch, with what it is compared with.
 REMEMBERED_SLOTS = 50_000
-
-#: A command whose first argument is its only key.
-KeyCommand = tuple[str, bytes, *tuple[bytes, ...]]
 
 
 class Cluster:
@@ -149,8 +147,10 @@ class Cluster:
         """See `Topology.read`; the time is that of the clock that is furthest behind."""
         for context, names in lots:
             now_ms = self.now_ms()
-            answers = zip(names, self.ask([("MGET", name) for name in names]), strict=True)
-            yield context, now_ms, {name: answer[0] for name, answer in answers if not self.failed(answer)}
+            values = self.ask(first_reads(names))
+            read_on(names, values, self.ask)
+            read = zip(names, values, strict=True)
+            yield context, now_ms, {name: value for name, value in read if not self.failed(value)}
 
     def now_ms(self) -> int:
         """The time of the primary's clock that is furthest behind, in ms; 0 where none can be asked."""

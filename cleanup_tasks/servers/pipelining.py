@@ -18,6 +18,8 @@ from cleanup_tasks.servers.errors import ScriptingRefused
 #: text, it ends the process (3.5.0).
 Command = tuple[bytes | str, ...]
 Context = TypeVar("Context")
+#: What answers that are no errors are made of.
+_PLAIN = frozenset((bytes, int, list, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,9 @@ LOW_LATENCY = Limits(scan_count=1_000, read_keys=400, batch_keys=300, in_flight=
 #: For a server that is far, and would idle while a batch is on its way.
 HIGH_LATENCY = Limits(scan_count=2_500, read_keys=1_000, batch_keys=600, in_flight=4)
 #: For a cluster, where a batch is cut by slots.
-MANY_SLOTS = Limits(scan_count=2_500, read_keys=5_000, batch_keys=20_000, in_flight=1)
+MANY_SLOTS = Limits(scan_count=2_500, read_keys=2_500, batch_keys=20_000, in_flight=1)
 #: Seconds for a round trip from which on the latency counts as high.
 HIGH_LATENCY_S = 0.001
-
-#: Keys of one MGET.
-MGET_KEYS = 100
 
 
 def limits_for(client: Redis) -> Limits:
@@ -101,12 +100,33 @@ class PipelinedConnection:
     def receive_each(self, number: int) -> list[Any]:
         """The answers to so many commands, errors among them as values."""
         answers: list[Any] = []
-        for _command in range(number):
+        while len(answers) < number:
             try:
                 answers.append(self.receive())
             except ResponseError as error:
                 answers.append(error)
+            self._take_buffered(number, answers)
         return answers
+
+    def _take_buffered(self, number: int, answers: list[Any]) -> None:
+        """Add answers that have arrived already, up to this number of them.
+
+        redis-py takes five times as long for each; where it has no hiredis reader, it does it all.
+        """
+        reader = getattr(getattr(self._connection, "_parser", None), "_reader", None)
+        if not isinstance(reader, hiredis.Reader):
+            return
+        before = len(answers)
+        take, add = reader.gets, answers.append
+        for _answer in range(number - before):
+            answer = take()
+            if type(answer) not in _PLAIN and not isinstance(answer, ResponseError):
+                if isinstance(answer, Exception):
+                    self._lost = True
+                    raise answer
+                break  # what stands for an answer that has not all arrived
+            add(answer)
+        self._unanswered -= len(answers) - before
 
     @contextlib.contextmanager
     def lost_if_interrupted(self) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """One server that holds everything."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,14 +17,13 @@ from cleanup_tasks.servers.client import server_time_ms, time_ms
 from cleanup_tasks.servers.errors import WrongServer
 from cleanup_tasks.servers.pipelining import (
     LOW_LATENCY,
-    MGET_KEYS,
-    Command,
     Context,
     Request,
     answered,
     limits_for,
     scan_command,
 )
+from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
 #: Two keys of the families that we may read; where slots lie on several servers, no command takes both.
 _IN_TWO_SLOTS = ("blocking:heartbeat:1", "blocking:heartbeat:2")
@@ -80,10 +78,14 @@ class SingleServer:
         self, lots: Iterable[tuple[Context, list[bytes]]]
     ) -> Iterator[tuple[Context, int, dict[bytes, bytes | None]]]:
         """See `Topology.read`; the next lot is on its way while one is worked on."""
-        requests = (((context, names), Request(self.client, _reads(names))) for context, names in lots)
-        for (context, names), answers in answered(requests):
-            clock, *chunks = _or_raise(answers)
-            yield context, time_ms(clock), dict(zip(names, chain.from_iterable(chunks), strict=True))
+        requests = (
+            ((context, names), Request(self.client, [("TIME",), *first_reads(names)]))
+            for context, names in lots
+        )
+        for (context, names), (clock, *values) in answered(requests):
+            read_on(names, values, self._ask)
+            _or_raise([clock, *values])
+            yield context, time_ms(clock), dict(zip(names, values, strict=True))
 
     def now_ms(self) -> int:
         """See `Topology.now_ms`."""
@@ -91,7 +93,14 @@ class SingleServer:
 
     def existing(self, names: Iterable[bytes]) -> set[bytes]:
         """See `Topology.existing`."""
-        return {name for name in names if self.client.exists(name)}
+        names = list(names)
+        if not names:
+            return set()
+        answers = _or_raise(self._ask([("EXISTS", name) for name in names]))
+        return {name for name, exists in zip(names, answers, strict=True) if exists}
+
+    def _ask(self, commands: list[KeyCommand]) -> list[Any]:
+        return Request(self.client, commands).answers()
 
     def client_for(self, _key: bytes) -> Redis:
         """See `Topology.client_for`."""
@@ -106,13 +115,6 @@ class SingleServer:
     ) -> None:
         """See `Topology`."""
         self.client.close()
-
-
-def _reads(names: list[bytes]) -> list[Command]:
-    reads: list[Command] = [("TIME",)]
-    for start in range(0, len(names), MGET_KEYS):
-        reads.append(("MGET", *names[start : start + MGET_KEYS]))
-    return reads
 
 
 def _or_raise(answers: list[Any]) -> list[Any]:

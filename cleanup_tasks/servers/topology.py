@@ -39,8 +39,8 @@ class Topology(Protocol):
     ) -> Iterator[tuple[Context, int, dict[bytes, bytes | None]]]:
         """For each lot of keys what came with it, the servers' time in ms, and name -> value.
 
-        The value is None for a key that is no string. A key that can't be read now is left out, and `failure`
-        says why.
+        The value is empty for a key that is missing, None for one that is no string, and cut off where it is
+        longer than `VALUE_BYTES`. A key that can't be read now is left out, and `failure` says why.
         """
 
     def now_ms(self) -> int:

@@ -21,7 +21,7 @@ class Batcher:
     def __init__(
         self,
         fleet: Fleet,
-        absent: Mapping[bytes, bytes | None],
+        absent: Mapping[bytes, bytes],
         batch_keys: int,
         *,
         dry_run: bool,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import State, is_older, is_plausible, judge_values
+from cleanup_tasks.rules.staleness import is_older, is_plausible
 from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
 
 
@@ -32,7 +33,7 @@ class Collector:
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
         #: Parties without a heartbeat of the records that are held -> their activity.
-        self.absent: dict[bytes, bytes | None] = {}
+        self.absent: dict[bytes, bytes] = {}
 
     def collect(self, pages: Iterable[list[bytes]]) -> None:
         """Take in all related keys; one may come twice."""
@@ -78,7 +79,7 @@ class Collector:
         if (unknown and not self._is_old(sent_ms)) or self._servers.failure is not None:
             return
         if absent:
-            self.absent.update(dict.fromkeys(absent))
+            self.absent.update(dict.fromkeys(absent, b""))
         first = due[0]
         for one in due:
             if one.number < first.number:
@@ -96,18 +97,12 @@ class Collector:
     def _read_absent(self) -> None:
         """Read the activities of the parties without a heartbeat; who is at work keeps its records."""
         ids, size = list(self.absent), self._servers.limits.read_keys
-        lots = (ids[start : start + size] for start in range(0, len(ids), size))
-        working: set[bytes] = set()
-        requests = ((lot, list(map(keys.activity, lot))) for lot in lots)
-        for lot, now_ms, values in self._servers.read(requests):
-            judged = judge_values(list(values.values()), now_ms, self._threshold_s)
-            states = dict(zip(values, judged, strict=True))
+        lots = ((None, ids[start : start + size]) for start in range(0, len(ids), size))
+        protected = set(ids)
+        for _, now_ms, _working, silent in read_activities(self._servers, lots, self._threshold_s):
             self._fleet.judged_at_ms = max(self._fleet.judged_at_ms, now_ms)
-            for id_ in lot:
-                name = keys.activity(id_)
-                self.absent[id_] = values.get(name)
-                if states.get(name, State.ACTIVE) is State.ACTIVE:
-                    working.add(id_)
-        if working:
+            self.absent.update(silent)
+            protected -= silent.keys()
+        if protected:
             for due in self._fleet.due():
-                due.let_go(working)
+                due.let_go(protected)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import State, judge_values, times_of
+from cleanup_tasks.rules.staleness import EXPLANATIONS, Reason, State, judge_values, reason_of, times_of
 from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 
@@ -24,6 +25,8 @@ class Judged:
     unknown: list[bytes]
     #: Those whose heartbeats are stale, with these; their activities decide.
     silent: dict[bytes, bytes]
+    #: Those of the kept whose heartbeats say nothing, and why.
+    unreadable: dict[bytes, Reason] = field(default_factory=dict)
     stale: list[Due] = field(default_factory=list)
 
 
@@ -45,10 +48,9 @@ class Finder:
             fleet.add_due(judged.stale, judged.now_ms)
             fleet.protect(judged.kept)
             fleet.protect(judged.unknown)
-            unreadable = [id_ for id_, state in judged.kept.items() if state is State.UNREADABLE]
-            self._log(judged, unreadable)
-            report.unreadable_heartbeats += len(unreadable)
-            report.active_coordinators += len(judged.kept) - len(unreadable)
+            self._count_unreadable(judged.unreadable)
+            self._log(judged)
+            report.active_coordinators += len(judged.kept) - len(judged.unreadable)
             report.stale_coordinators_found += len(judged.stale)
             report.stale_coordinator_ids += [due.id for due in judged.stale]
             report.total_coordinators_checked += len(judged.kept) + len(judged.stale)
@@ -76,50 +78,51 @@ class Finder:
 
     def _judge(self, lots: Iterable[list[bytes]]) -> Iterator[Judged]:
         """What the coordinators with these heartbeats are, lot by lot."""
-        activities = (
-            (judged, list(map(keys.activity, judged.silent))) for judged in self._by_heartbeat(lots)
-        )
-        for judged, now_ms, values in self._servers.read(activities):
-            states = dict(zip(values, self._states(values, now_ms), strict=True))
+        silent = ((judged, list(judged.silent)) for judged in self._by_heartbeat(lots))
+        for judged, now_ms, working, idle in read_activities(self._servers, silent, self._threshold_s):
             judged.now_ms = max(judged.now_ms, now_ms)
-            for id_, heartbeat in judged.silent.items():
-                name = keys.activity(id_)
-                if name not in values:
-                    judged.unknown.append(id_)
-                elif states[name] is State.ACTIVE:
-                    judged.kept[id_] = State.ACTIVE
-                else:
-                    judged.stale.append(Due(id_, heartbeat, values[name]))
+            judged.kept.update(dict.fromkeys(working, State.ACTIVE))
+            judged.stale += [Due(id_, judged.silent[id_], activity) for id_, activity in idle.items()]
+            if len(idle) + len(working) < len(judged.silent):
+                judged.unknown += judged.silent.keys() - idle.keys() - set(working)
             yield judged
 
     def _by_heartbeat(self, lots: Iterable[list[bytes]]) -> Iterator[Judged]:
         for lot, now_ms, values in self._servers.read((lot, lot) for lot in lots):
             unknown = [name for name in lot if name not in values] if len(values) < len(lot) else []
             judged = Judged(now_ms, {}, keys.ids_of_heartbeats(unknown), {})
-            missing: list[bytes] = []
-            rows = zip(
-                keys.ids_of_heartbeats(values), values.values(), self._states(values, now_ms), strict=True
-            )
-            for id_, value, state in rows:
-                if value is None:
-                    missing.append(keys.heartbeat(id_))
-                elif state is State.STALE:
-                    judged.silent[id_] = value
+            states = judge_values(list(values.values()), now_ms, self._threshold_s)
+            unreadable: dict[bytes, bytes | None] = {}
+            for id_, value, state in zip(
+                keys.ids_of_heartbeats(values), values.values(), states, strict=True
+            ):
+                if state is State.STALE:
+                    judged.silent[id_] = value or b""
+                elif state is State.UNREADABLE:
+                    unreadable[id_] = value
                 else:
                     judged.kept[id_] = state
             # one that has expired since the scan saw it is nobody's heartbeat any more
-            there = keys.ids_of_heartbeats(self._servers.existing(missing))
-            judged.kept.update(dict.fromkeys(there, State.UNREADABLE))
+            missing = {keys.heartbeat(id_) for id_, value in unreadable.items() if value == b""}
+            missing -= self._servers.existing(missing)
+            for id_, value in unreadable.items():
+                if keys.heartbeat(id_) not in missing:
+                    judged.kept[id_] = State.UNREADABLE
+                    judged.unreadable[id_] = reason_of(value, now_ms)
             yield judged
 
-    def _states(self, values: dict[bytes, bytes | None], now_ms: int) -> list[State]:
-        return judge_values(list(values.values()), now_ms, self._threshold_s)
-
-    def _log(self, judged: Judged, unreadable: list[bytes]) -> None:
+    def _count_unreadable(self, unreadable: dict[bytes, Reason]) -> None:
+        report = self._report
+        report.unreadable_heartbeats += len(unreadable)
         room = len(unreadable) if self._max_named is None else max(0, self._max_named - self._named)
-        for id_ in unreadable[:room]:
-            logger.warning("Invalid or missing heartbeat: %s", keys.text(id_))
         self._named += len(unreadable)
+        for number, (id_, reason) in enumerate(unreadable.items()):
+            report.unreadable_by_reason[reason] = report.unreadable_by_reason.get(reason, 0) + 1
+            report.unreadable_examples.setdefault(reason, id_)
+            if number < room:
+                logger.warning("Invalid or missing heartbeat: %s (%s)", keys.text(id_), EXPLANATIONS[reason])
+
+    def _log(self, judged: Judged) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             for id_, state in judged.kept.items():
                 if state is State.ACTIVE:

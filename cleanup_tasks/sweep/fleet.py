@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from itertools import accumulate, count
 from operator import attrgetter
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, NO_STRING, VALUE, Guards
+from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Guards
 from cleanup_tasks.rules import keys
 
 #: Bytes of memory that a generation takes at most: the stale coordinators that are dealt with before others
@@ -23,13 +23,8 @@ DUE_BYTES, KEY_BYTES, RECORD_BYTES = 650, 45, 330
 
 
 _numbers = count()
-#: What is compared of heartbeat and activity, by whether they are missing.
-_KINDS = {
-    (False, False): bytes((VALUE, VALUE)),
-    (False, True): bytes((VALUE, NO_STRING)),
-    (True, False): bytes((ABSENT, VALUE)),
-    (True, True): bytes((ABSENT, NO_STRING)),
-}
+#: What is compared of heartbeat and activity, with a heartbeat and without.
+_BEATS, _IS_SILENT = bytes((VALUE, VALUE)), bytes((ABSENT, VALUE))
 
 
 class Due:
@@ -43,14 +38,14 @@ class Due:
         return DUE_BYTES + 3 * len(self.id) + self.guards.value_bytes
 
     def __init__(
-        self, id_: bytes, heartbeat: bytes | None, activity: bytes | None, sighting: bytes | None = None
+        self, id_: bytes, heartbeat: bytes | None, activity: bytes, sighting: bytes | None = None
     ) -> None:
         """Note its values.
 
         Args:
             id_: its id.
             heartbeat: None where there is no key: it is an orphan, or a party of a message.
-            activity: None where there is no string.
+            activity: what was read of it, empty where there is none.
             sighting: when an orphan was sighted, in ms; None where that does not matter.
         """
         self.id = id_
@@ -63,12 +58,13 @@ class Due:
         #: record is held by the first of its owners that goes: it is compared with the values of all of them.
         self.records: dict[bytes, tuple[Sequence[Due], list[bytes]]] = {}
         names = (keys.HEARTBEAT + id_, keys.ACTIVITY + id_)
-        kinds = _KINDS[heartbeat is None, activity is None]
+        kinds, expected = (_BEATS, heartbeat) if heartbeat is not None else (_IS_SILENT, b"")
         if sighting is None:
-            self.guards = Guards(names, kinds, (heartbeat, activity))
+            self.guards = Guards(names, kinds, (expected, activity))
         else:
-            expected = (heartbeat, activity, sighting)
-            self.guards = Guards((*names, keys.SIGHTINGS), kinds + bytes((FIELD,)), expected, (id_,))
+            self.guards = Guards(
+                (*names, keys.SIGHTINGS), kinds + bytes((FIELD,)), (expected, activity, sighting), (id_,)
+            )
 
     def let_go(self, coordinators: AbstractSet[bytes]) -> None:
         """Hold no record any more that one of these owns too."""

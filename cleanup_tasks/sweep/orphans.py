@@ -12,9 +12,10 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import State, is_older, judge_values
+from cleanup_tasks.rules.staleness import is_older
 from cleanup_tasks.servers.lock import TTL_S as LOCK_TTL_S
 from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 #: Sightings that are noted at most, about 10 MB of the server's memory; others wait until there is room.
@@ -49,15 +50,9 @@ class Sightings:
             for id_, seen_ms in self._sighted.items()
             if id_ not in fleet.coordinators and is_older(int(seen_ms), now_ms, self._threshold_s)
         ]
-        requests = ((lot, list(map(keys.activity, lot))) for lot in _chunks(ids))
-        for lot, read_ms, values in servers.read(requests):
-            judged = judge_values(list(values.values()), read_ms, self._threshold_s)
-            states = dict(zip(values, judged, strict=True))
-            names = ((id_, keys.activity(id_)) for id_ in lot)
-            silent = [
-                (id_, name) for id_, name in names if states.get(name, State.ACTIVE) is not State.ACTIVE
-            ]
-            due = [Due(id_, None, values[name], self._sighted[id_]) for id_, name in silent]
+        lots = ((None, lot) for lot in _chunks(ids))
+        for _, read_ms, _working, silent in read_activities(servers, lots, self._threshold_s):
+            due = [Due(id_, None, activity, self._sighted[id_]) for id_, activity in silent.items()]
             fleet.add_orphans(due, read_ms)
 
     def add_new(self, orphans: Set[bytes], now_ms: int) -> None:

@@ -138,7 +138,7 @@ def test_without_scripting_the_fallback_does_it(
     assert all_keys(client) == set(keys_of(b"active"))
 
 
-@pytest.mark.parametrize("lacking", ["+unlink", "+time", "+mget", "+scan", "~coordinator:activity:*"])
+@pytest.mark.parametrize("lacking", ["+unlink", "+time", "+getrange", "+scan", "~coordinator:activity:*"])
 def test_what_no_code_can_do_without_is_one_clear_failure(
     server: Server, client: Redis, data: None, lacking: str
 ) -> None:

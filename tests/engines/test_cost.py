@@ -8,7 +8,6 @@ from redis import Redis
 
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.servers.pipelining import LOW_LATENCY as LIMITS
-from cleanup_tasks.servers.pipelining import MGET_KEYS
 from cleanup_tasks.servers.single import SingleServer
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from tests.support.sweeping import NamedEngine, clean, new_report
@@ -21,18 +20,19 @@ BATCHES = -(-STALE // -(-LIMITS.batch_keys // (KEYS_EACH + 2)))
 PAGES = -(-COORDINATORS * KEYS_EACH // LIMITS.scan_count)
 #: Heartbeats are read in lots, each with the server's time, and the activities of the stale among them.
 LOTS = -(-COORDINATORS // LIMITS.read_keys)
-READS = LOTS * -(-LIMITS.read_keys // MGET_KEYS)
 #: A pass for the heartbeats; whether there are sightings of orphans.
-LOOKING = Counter({"scan": PAGES, "time": 2 * LOTS, "mget": READS, "exists": 1})
+LOOKING = Counter({"scan": PAGES, "time": 2 * LOTS, "getrange": COORDINATORS, "exists": 1})
 #: Related keys, whose messages are as old as it is now.
 COLLECTING = Counter({"scan": PAGES, "time": 1})
 #: The activities of those that are stale.
-ACTIVITIES = Counter({"mget": READS})
+ACTIVITIES = Counter({"getrange": STALE})
 #: Per batch; what a script calls counts too.
 REAPING = {
-    "lua": {"evalsha": 1, "time": 1, "mget": 1, "unlink": 1},
-    "python": {"watch": 1, "time": 1, "mget": 1, "multi": 1, "unlink": 1, "exec": 1},
+    "lua": {"evalsha": 1, "time": 1, "unlink": 1},
+    "python": {"watch": 1, "time": 1, "multi": 1, "unlink": 1, "exec": 1},
 }
+#: Heartbeat and activity of each are compared with what was read.
+COMPARING = Counter({"getrange": 2 * STALE})
 #: The script is loaded, and called with nothing to do.
 FIRST = {"lua": {"script": 1, "evalsha": 1, "time": 1}, "python": {}}
 #: How a connection introduces itself.
@@ -63,7 +63,7 @@ def sweep(
 def reaping(engine: NamedEngine, batches: int) -> Counter[str]:
     """The commands for so many batches."""
     each = {name: number * batches for name, number in REAPING[engine.name].items()}
-    return Counter(each) + Counter(FIRST[engine.name])
+    return Counter(each) + Counter(FIRST[engine.name]) + COMPARING
 
 
 def assert_calls(calls: Counter[str], expected: Counter[str]) -> None:

@@ -153,9 +153,9 @@ def monitored(client: Redis, act: Callable[[], object]) -> list[tuple[str, list[
 def keys_of_command(words: Sequence[str]) -> Sequence[str]:
     """The keys that a command of ours names."""
     name = words[0].upper()
-    if name in ("MGET", "EXISTS", "UNLINK", "WATCH"):
+    if name in ("EXISTS", "UNLINK", "WATCH"):
         return words[1:]
-    if name in ("SET", "GET", "PEXPIRE", "HGET", "HMGET"):
+    if name in ("SET", "GET", "GETRANGE", "PTTL", "PEXPIRE", "HGET", "HMGET"):
         return words[1:2]
     if name in ("EVALSHA", "EVAL"):
         return words[3 : 3 + int(words[2])]

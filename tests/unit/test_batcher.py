@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, NO_STRING, VALUE, Batch
+from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Batch
 from cleanup_tasks.rules import keys
 from cleanup_tasks.sweep.batcher import WHOLE_KEYS, Batcher
 from cleanup_tasks.sweep.fleet import Due, Fleet
@@ -23,7 +23,7 @@ def stale(id_: bytes, *own: bytes) -> Due:
 
 
 def orphan(id_: bytes, *own: bytes) -> Due:
-    due = Due(id_, None, None, SIGHTED)
+    due = Due(id_, None, b"", SIGHTED)
     due.keys += own
     return due
 
@@ -53,15 +53,14 @@ def cut(*coordinators: Due, **options: Any) -> list[Batch]:
     return batches_in(stream_of(*coordinators, **options))
 
 
-def guards_of(batch: Batch, group: int) -> set[tuple[bytes, int, bytes | None]]:
+def guards_of(batch: Batch, group: int) -> set[tuple[bytes, int, bytes]]:
     """Key, kind and expected value of the guards of a group."""
     guards = list(zip(batch.guards, batch.kinds, batch.expected, strict=True))
     return {guards[number] for number in batch.group_guards[group]}
 
 
-def guards_by_heartbeat(id_: bytes, activity: bytes | None = WORK) -> set[tuple[bytes, int, bytes | None]]:
-    kind = NO_STRING if activity is None else VALUE
-    return {(keys.heartbeat(id_), VALUE, BEAT), (keys.activity(id_), kind, activity)}
+def guards_by_heartbeat(id_: bytes, activity: bytes = WORK) -> set[tuple[bytes, int, bytes]]:
+    return {(keys.heartbeat(id_), VALUE, BEAT), (keys.activity(id_), VALUE, activity)}
 
 
 def batch_of(due: Due, batches: list[Batch]) -> Batch:
@@ -95,8 +94,8 @@ def test_a_coordinator_is_one_group_with_its_heartbeat_last() -> None:
 def test_an_orphan_is_guarded_by_its_sighting() -> None:
     (batch,) = cut(orphan(b"a"), orphan(b"b"))
     assert guards_of(batch, 0) == {
-        (keys.heartbeat(b"a"), ABSENT, None),
-        (keys.activity(b"a"), NO_STRING, None),
+        (keys.heartbeat(b"a"), ABSENT, b""),
+        (keys.activity(b"a"), VALUE, b""),
         (keys.SIGHTINGS, FIELD, SIGHTED),
     }
     assert batch.fields == [b"a", b"b"]
@@ -111,10 +110,10 @@ def test_a_record_is_guarded_by_all_that_own_it() -> None:
     assert batch.group_keys()[0] == [record]
     assert batch.subjects[0] == (a, b)
     assert guards_of(batch, 0) == guards_by_heartbeat(b"a") | {
-        (keys.heartbeat(b"b"), ABSENT, None),
-        (keys.activity(b"b"), NO_STRING, None),
+        (keys.heartbeat(b"b"), ABSENT, b""),
+        (keys.activity(b"b"), VALUE, b""),
         (keys.SIGHTINGS, FIELD, SIGHTED),
-        (keys.heartbeat(b"x"), ABSENT, None),
+        (keys.heartbeat(b"x"), ABSENT, b""),
         (keys.activity(b"x"), VALUE, b"old"),
     }
 
@@ -133,7 +132,7 @@ def test_in_a_dry_run_whoever_would_be_gone_is_no_guard() -> None:
     a = stale(b"a")
     share(b"blocking:idempotency:a:b:done:1:2", a, absent=[b"b"])
     for dry_run, more in ((True, 0), (False, 2)):
-        (batch,) = cut(a, absent={b"b": None}, gone={b"b"}, dry_run=dry_run)
+        (batch,) = cut(a, absent={b"b": b""}, gone={b"b"}, dry_run=dry_run)
         assert len(batch.group_guards[0]) == 2 + more
         assert batch.dry_run == dry_run
 
@@ -147,7 +146,7 @@ def test_batches_are_filled_evenly() -> None:
 
 
 def test_a_long_value_weighs_as_much_as_many_keys() -> None:
-    coordinators = [Due(b"c%d" % number, b"x" * 60_000, None) for number in range(50)]
+    coordinators = [Due(b"c%d" % number, b"x" * 60_000, b"") for number in range(50)]
     batches = cut(*coordinators)
     assert all(len(batch.subjects) <= BATCH_KEYS // 60 + 1 for batch in batches)
 

@@ -1,0 +1,26 @@
+"""Activities: the sign of life of those who give no other."""
+
+from collections.abc import Iterable, Iterator
+
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import State, judge_values
+from cleanup_tasks.servers.pipelining import Context
+from cleanup_tasks.servers.topology import Topology
+
+
+def read_activities(
+    servers: Topology, lots: Iterable[tuple[Context, list[bytes]]], threshold_s: int
+) -> Iterator[tuple[Context, int, list[bytes], dict[bytes, bytes]]]:
+    """For each lot of ids what came with it, the servers' time in ms, who is at work, and who is not.
+
+    Those who are not are given with what was read of their activities. Whoever can't be asked now is left out.
+    """
+    requests = (((context, ids), list(map(keys.activity, ids))) for context, ids in lots)
+    for (context, ids), now_ms, values in servers.read(requests):
+        if len(values) < len(ids):
+            ids = [id_ for id_ in ids if keys.activity(id_) in values]
+        states = judge_values(list(values.values()), now_ms, threshold_s)
+        read = list(zip(ids, values.values(), states, strict=True))
+        working = [id_ for id_, _, state in read if state is State.ACTIVE]
+        idle = {id_: value or b"" for id_, value, state in read if state is not State.ACTIVE}
+        yield context, now_ms, working, idle
