@@ -16,7 +16,7 @@ EngineName = Literal["lua", "python"]
 BYTES_LIKE_A_KEY = 1_000
 
 
-#: What a guard expects, by the letter that the Lua script is told: what can be read of a string, `VALUE_BYTES`
+#: What a guard expects, by the letter that the Lua script is told: what is read of a string, `VALUE_BYTES`
 #: at most, where nothing stands for a key that is missing, empty or of another type; no key of any type; a
 #: hash of which a field has a certain value.
 VALUE, ABSENT, FIELD = b"vaf"

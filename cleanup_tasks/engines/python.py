@@ -116,7 +116,7 @@ class _Transaction:
         """Ask for what the guards say now; all that is read is watched before."""
         batch = self.batch
         self._commands = None
-        watches = [("WATCH", *dict.fromkeys(batch.guards))] if batch.guards else []
+        watches: list[Command] = [("WATCH", *dict.fromkeys(batch.guards))] if batch.guards else []
         self._questions = [
             *watches,
             *batch.questions(),

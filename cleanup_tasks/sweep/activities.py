@@ -13,7 +13,7 @@ def read_activities(
 ) -> Iterator[tuple[Context, int, list[bytes], dict[bytes, bytes]]]:
     """For each lot of ids what came with it, the servers' time in ms, who is at work, and who is not.
 
-    Those who are not are given with what was read of their activities. Whoever can't be asked now is left out.
+    Those who are not are given with what was read of their activities. Who can't be asked now is left out.
     """
     requests = (((context, ids), list(map(keys.activity, ids))) for context, ids in lots)
     for (context, ids), now_ms, values in servers.read(requests):

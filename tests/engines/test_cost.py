@@ -38,8 +38,8 @@ FIRST = {"lua": {"script": 1, "evalsha": 1, "time": 1}, "python": {}}
 #: How a connection introduces itself.
 INTRODUCTIONS = ("client", "hello")
 #: Bytes to the server and from it: what was measured, and 3 % for longer cursors and the like.
-BYTES_LOOKING = {"off": (101_000, 262_000), "report": (102_000, 886_000)}
-BYTES = {"lua": (1_334_000, 732_000), "python": (1_182_000, 1_052_000)}
+BYTES_LOOKING = {"off": (174_000, 262_000), "report": (175_000, 886_000)}
+BYTES = {"lua": (1_477_000, 732_000), "python": (1_459_000, 1_052_000)}
 
 
 def sweep(
@@ -92,7 +92,7 @@ def test_nobody_is_stale(client: Redis, engine: NamedEngine, orphans: str) -> No
 
 @pytest.mark.parametrize("form", ["hub", "pairs"])
 def test_messages_between_the_stale_cost_no_question(client: Redis, engine: NamedEngine, form: str) -> None:
-    """They make batches fuller, and nothing else: each is one key more, and at most two guards."""
+    """They make batches fuller, and nothing else: each is one key more, and at most a party's two guards."""
     write_acceptance_data(client, COORDINATORS, COORDINATORS - STALE)
     parties = [
         (0 if form == "hub" else number * 7 % STALE, other)
@@ -107,9 +107,10 @@ def test_messages_between_the_stale_cost_no_question(client: Redis, engine: Name
     assert BATCHES < batches <= BATCHES * (KEYS_EACH + 2 + 3) / (KEYS_EACH + 2) + 2
     more_pages = calls["scan"] - 2 * PAGES
     assert 0 < more_pages <= 2 * (len(parties) // LIMITS.scan_count + 1)
-    del calls["scan"]
     expected = LOOKING + ACTIVITIES + COLLECTING + reaping(engine, batches)
-    del expected["scan"]
+    assert 0 < calls["getrange"] - expected["getrange"] <= 2 * len(parties)
+    for counter in (calls, expected):
+        del counter["scan"], counter["getrange"]
     assert calls == expected
 
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 
 from cleanup_tasks.rules.staleness import (
     EARLIEST_MS,
+    EXPLANATIONS,
     FUTURE_MS,
     MAX_BYTES,
     MAX_DEPTH,
@@ -16,6 +17,7 @@ from cleanup_tasks.rules.staleness import (
     judge,
     judge_values,
     oldest_active_ms,
+    reason_of,
     times_of,
 )
 from tests.support.cases import BOUNDARIES, STALENESS, values_of
@@ -162,6 +164,58 @@ def test_how_long_a_value_may_be() -> None:
     room = MAX_BYTES - len(value % b"")
     assert verdict(value % (b"x" * room)) is STALE
     assert verdict(value % (b"x" * (room + 1))) is UNREADABLE
+
+
+#: Values that yield no time, by the reason.
+UNREADABLE_VALUES: dict[str, list[bytes | None]] = {
+    "iso_8601": [
+        b'{"timestamp":"2026-11-25T20:20:16Z"}',
+        b'{"lastHeartbeat":"2026-11-25 20:20:16.123+01:00"}',
+        b'"2026-11-25T20:20:16Z"',
+        b"2026-11-25T20:20:16Z",
+        b"2026-11-25",
+    ],
+    "text_number": [b'{"timestamp":"%d"}' % NOW_MS, b'"%d"' % NOW_MS, b'{"lastActivity":" 1.5"}'],
+    "seconds": [b'{"timestamp":%d}' % (NOW_MS // 1000), b"%d" % (NOW_MS // 1000), b"1800000000.123"],
+    "microseconds": [b'{"timestamp":%d000}' % NOW_MS, b"%d000000" % NOW_MS],
+    "future": [b"%d" % (NOW_MS + FUTURE_MS + 1), b'{"timestamp":%d}' % (2 * NOW_MS)],
+    "other_time": [
+        b'{"timestamp":null}',
+        b'{"timestamp":true}',
+        b'{"timestamp":[%d]}' % NOW_MS,
+        b'{"timestamp":"now"}',
+        b'{"timestamp":0}',
+        b'{"timestamp":-1}',
+        b"1e400",
+        b'"alive"',
+    ],
+    "no_time": [b"{}", b"[]", b"null", b"true", b'{"time":%d}' % NOW_MS, b'{"x":{"timestamp":%d}}' % NOW_MS],
+    "not_json": [b"alive", b"{", b'{"timestamp":%d' % NOW_MS, b"\0", b"\xff", b"[" * 200 + b"]" * 200],
+    "empty": [b""],
+    "too_long": [b"x" * (MAX_BYTES + 1)],
+    "no_string": [None],
+}
+
+
+def test_why_a_value_is_unreadable() -> None:
+    assert set(UNREADABLE_VALUES) == set(EXPLANATIONS)
+    found = {
+        value: (judge(value, None, NOW_MS, THRESHOLD_S), reason_of(value, NOW_MS))
+        for values in UNREADABLE_VALUES.values()
+        for value in values
+    }
+    expected = {
+        value: (UNREADABLE, reason) for reason, values in UNREADABLE_VALUES.items() for value in values
+    }
+    assert found == expected
+
+
+@given(values=odd_values())
+@settings(max_examples=80, deadline=None)
+def test_whatever_is_unreadable_has_a_reason(values: list[bytes]) -> None:
+    for value in (with_times(value, NOW_MS) for value in values):
+        if judge(value, None, NOW_MS, THRESHOLD_S) is UNREADABLE:
+            assert reason_of(value, NOW_MS) in EXPLANATIONS
 
 
 def test_many_brackets_are_not_deep() -> None:

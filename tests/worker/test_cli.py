@@ -162,7 +162,7 @@ def test_verbose_names_every_coordinator(server: Server, client: Redis) -> None:
     assert any(
         re.fullmatch(r"Stale coordinator detected: test-coordinator-0 \(age: 66\ds\)", x) for x in lines
     )
-    assert r"Invalid or missing heartbeat: odd\n[INFO] \x1b[31m" in lines
+    assert r"Invalid or missing heartbeat: odd\n[INFO] \x1b[31m (it is not JSON)" in lines
 
 
 def test_without_verbose_the_log_names_at_most_so_many_unreadable(server: Server, client: Redis) -> None:
@@ -171,6 +171,10 @@ def test_without_verbose_the_log_names_at_most_so_many_unreadable(server: Server
     lines = texts(run_command(server.url, CLEANUP_MAX_REPORTED_IDS="2").stdout)
     assert len([line for line in lines if line.startswith("Invalid or missing heartbeat")]) == 2
     assert "Unreadable heartbeats: 5" in lines
+    assert "not_json: 5, for example odd0" in [re.sub(r"odd\d", "odd0", line) for line in lines]
+    # where nobody could be judged, success is not the last word
+    success = lines.index("Cleanup completed successfully")
+    assert lines[success + 1].startswith("No heartbeat could be read")
 
 
 def test_the_log_file_has_the_same_lines(server: Server, client: Redis, tmp_path: Path) -> None:

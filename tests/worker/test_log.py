@@ -58,6 +58,7 @@ EXPECTED = {
     "stale": 3,
     "revived": 0,
     "unreadable": 0,
+    "unreadable_reasons": None,
     "ahead": 0,
     "orphans": 0,
     "orphans_reaped": 0,
