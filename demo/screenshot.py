@@ -1,11 +1,11 @@
-"""Makes docs/flower.png: ``python -m demo.screenshot [PATH]``. Needs Chromium and its driver."""
+"""Makes docs/flower.png and docs/flower-task.png, by ``make pictures``. Needs Chromium and its driver."""
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from celery.exceptions import CeleryError
 from redis import Redis
@@ -22,6 +22,10 @@ from demo.stack import ROOT
 #: The user of the coordination Redis whose rights are taken away for the fallback and the failure.
 USER, PASSWORD = "sweeper", "first"
 LOGIN = "admin:flower"
+#: Pixels of a notebook's screen.
+TASKS_SIZE = (1400, 790)
+#: A higher one, for a task's own page.
+TASK_SIZE = (1400, 1500)
 #: The newest first: failed, fallen back, skipped, ordinary, dry.
 FINAL_STATES = ["FAILURE", *["SUCCESS"] * 4]
 
@@ -33,15 +37,15 @@ def make_runs(fleet: Fleet, client: Redis) -> list[str]:
     """
     stale, active = [b"stale-%d" % n for n in range(9_900)], [b"active-%d" % n for n in range(100)]
 
-    def run(*, dry_run: bool = False) -> str:
-        result = fleet.send(dry_run=dry_run) if dry_run else fleet.send()
+    def run(**arguments: Any) -> str:
+        result = fleet.send(**arguments)
         with contextlib.suppress(RedisError, CeleryError):
             result.get(timeout=60)
         return str(result.id)
 
     write_coordinators(client, stale, STALE_AGE_MS)
     write_coordinators(client, active, ACTIVE_AGE_MS)
-    ids = [run(dry_run=True), run()]
+    ids = [run(dry_run=True, target="default"), run()]
     client.set(keys.LOCK, "somebody", px=60_000)
     ids.append(run())
     client.delete(keys.LOCK)
@@ -94,8 +98,14 @@ class Shown:
 
     def open_tasks(self) -> None:
         """Go to the tasks page, and wait for the runs."""
+        self.page.set_window_size(*TASKS_SIZE)
         self.page.get(f"http://{LOGIN}@127.0.0.1:{self.port}/tasks")
         wait_until(lambda: states(self.page) == FINAL_STATES, "all runs are shown as ended")
+
+    def open_task(self, id_: str) -> None:
+        """Go to a task's own page."""
+        self.page.get(f"http://{LOGIN}@127.0.0.1:{self.port}/task/{id_}")
+        self.page.set_window_size(*TASK_SIZE)
 
 
 @contextlib.contextmanager
@@ -111,7 +121,7 @@ def shown_runs() -> Iterator[Shown]:
         environment = user_url(coordination.port) | {"FLOWER_BASIC_AUTH": LOGIN}
         with (
             fleet(coordination, broker, Path(folder), environment) as running,
-            chromium(1990, 770, scale=1.5) as page,
+            chromium(*TASKS_SIZE, scale=1.5) as page,
         ):
             port = free_port()
             running.stack.start_flower(port)
@@ -121,11 +131,13 @@ def shown_runs() -> Iterator[Shown]:
             yield shown
 
 
-def main(path: Path) -> None:
-    """Take the picture of the tasks page."""
+def main() -> None:
+    """Take a picture of the tasks page, and one of a task's page."""
     with shown_runs() as shown:
-        shown.page.save_screenshot(str(path))
+        shown.page.save_screenshot(str(ROOT / "docs" / "flower.png"))
+        shown.open_task(shown.ids[1])
+        shown.page.save_screenshot(str(ROOT / "docs" / "flower-task.png"))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "flower.png")
+    main()

@@ -1,5 +1,6 @@
 """The dashboard in a real browser: what somebody sees who looks at the tasks page."""
 
+import re
 import socket
 import struct
 import urllib.error
@@ -11,7 +12,7 @@ import pytest
 
 from demo.fleet import fleet
 from demo.screenshot import Shown, rows, shown_runs
-from demo.servers import Server, free_port
+from demo.servers import Server, free_port, wait_until
 from demo.stack import ROOT
 
 pytestmark = pytest.mark.debian
@@ -27,27 +28,27 @@ def shown() -> Iterator[Shown]:
 def test_what_each_run_did_is_seen_at_a_glance(shown: Shown) -> None:
     expected = [
         (
-            "cleanup_tasks.cleanup",
+            "cleanup",
             "FAILURE",
             "AuthenticationError: invalid username-password pair or user is disabled.",
             "",
             "0",
         ),
         (
-            "cleanup_tasks.cleanup_fallback",
+            "cleanup_fallback",
             "SUCCESS",
             "FALLBACK · 1,500 keys deleted · 250/350 stale · "
             "User sweeper has no permissions to run the 'evalsha' command",
             "",
             "1",
         ),
-        ("cleanup_tasks.cleanup", "SUCCESS", "SKIPPED: another sweep is running", "", "0"),
-        ("cleanup_tasks.cleanup", "SUCCESS", "59,400 keys deleted · 9,900/10,000 stale", "", "0"),
+        ("cleanup", "SUCCESS", "SKIPPED: another sweep is running", "", "0"),
+        ("cleanup", "SUCCESS", "59,400 keys deleted · 9,900/10,000 stale", "", "0"),
         (
-            "cleanup_tasks.cleanup",
+            "cleanup",
             "SUCCESS",
             "DRY RUN · 59,400 keys · 9,900/10,000 stale",
-            "dry_run=True",
+            "dry_run=True, target=default",
             "0",
         ),
     ]
@@ -59,14 +60,51 @@ def test_what_each_run_did_is_seen_at_a_glance(shown: Shown) -> None:
     assert {row["worker"].split("@")[0] for row in table} == {"worker"}
 
 
-def test_nothing_that_matters_is_cut_off(shown: Shown) -> None:
+def test_what_is_read_often_is_seen_without_scrolling(shown: Shown) -> None:
     shown.open_tasks()
-    cut = shown.page.execute_script(
-        "return [...document.querySelectorAll('#tasks-table tbody tr')].map("
-        "row => row.cells[2].scrollWidth > row.cells[2].clientWidth)"
+    width = shown.page.execute_script("return document.documentElement.clientWidth")
+    assert width == 1400
+    # the right edge of each column, and whether it shows all of each result
+    edges, cut = shown.page.execute_script(
+        "const heads = [...document.querySelectorAll('#tasks-table thead th')];"
+        "const cells = [...document.querySelectorAll('#tasks-table tbody tr')].map(row => row.cells[2]);"
+        "const isCut = cell => cell.scrollWidth > cell.clientWidth;"
+        "const right = head => [head.dataset.column, head.getBoundingClientRect().right];"
+        "return [Object.fromEntries(heads.map(right)), cells.map(isCut)]"
     )
-    # the failure's and the refusal's text go on when scrolled
+    assert sorted(edges, key=edges.get)[:6] == ["name", "state", "result", "kwargs", "received", "runtime"]
+    assert edges["runtime"] < width
+    # there is room for a link to the task's page beside it
+    assert edges["runtime"] + 50 < width
+    # the failure's and the refusal's text go on; the task's own page has them whole
     assert cut == [True, True, False, False, False]
+
+
+def test_a_name_leads_to_the_runs_of_that_name(shown: Shown) -> None:
+    for name, expected in (("cleanup", 5), ("cleanup_fallback", 1)):
+        shown.page.get(f"http://127.0.0.1:{shown.port}/tasks?name={name}")
+        wait_until(lambda: len(rows(shown.page)) == expected, f"the runs of {name}")  # noqa: B023
+    # the page remembers what was searched for
+    shown.page.execute_script("localStorage.clear()")
+
+
+def test_the_task_page_has_all_metrics(shown: Shown) -> None:
+    shown.open_task(shown.ids[1])
+    seen = shown.page.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('.detail-row')].map("
+        "row => [row.querySelector('dt').innerText, row.querySelector('dd').innerText.trim()]))"
+    )
+    result = shown.fleet.caller.AsyncResult(shown.ids[1]).get()
+    assert len(result["staleCoordinatorIds"]) == 100
+    expected = {
+        re.sub("([A-Z])", r" \1", name).capitalize(): ", ".join(value)
+        if isinstance(value, list)
+        else str(value)
+        for name, value in result.items()
+    }
+    assert expected["Stale threshold seconds"] == "600"
+    assert {name: seen.get(name) for name in expected} == expected
+    assert seen["Result"] == "59,400 keys deleted · 9,900/10,000 stale"
 
 
 def test_the_task_page_has_the_whole_error(shown: Shown) -> None:
@@ -102,11 +140,12 @@ def test_history_survives_a_restart(shown: Shown) -> None:
     assert rows(shown.page) == before
 
 
-def test_the_picture_is_of_this_page(shown: Shown) -> None:
-    """Its size shows whether it was made by today's script; what is in it, the tests above."""
+def test_the_pictures_are_of_these_pages(shown: Shown) -> None:
+    """Their sizes show whether they were made by today's script; what is in them, the tests above."""
     shown.open_tasks()
-    committed = (ROOT / "docs" / "flower.png").read_bytes()
-    assert size(committed) == size(shown.page.get_screenshot_as_png())
+    assert size((ROOT / "docs" / "flower.png").read_bytes()) == size(shown.page.get_screenshot_as_png())
+    shown.open_task(shown.ids[1])
+    assert size((ROOT / "docs" / "flower-task.png").read_bytes()) == size(shown.page.get_screenshot_as_png())
 
 
 def size(png: bytes) -> tuple[int, int]:
