@@ -3,15 +3,22 @@
 The coordination Redis is not here: what is here, Flower shows.
 """
 
+import json
+
 from kombu import Exchange, Queue
 
-from cleanup_tasks.settings import CelerySettings, IntervalSettings
+from cleanup_tasks.broker import CelerySettings
+from cleanup_tasks.settings import IntervalSettings
 
 _settings = CelerySettings.read()
 _interval_s = IntervalSettings.read().cleanup_interval_seconds
 
 broker_url = _settings.celery_broker_url.get_secret_value()
 result_backend = _settings.celery_result_backend.get_secret_value()
+broker_transport_options = json.loads(_settings.celery_broker_transport_options.get_secret_value())
+result_backend_transport_options = json.loads(
+    _settings.celery_result_backend_transport_options.get_secret_value()
+)
 broker_connection_retry_on_startup = True
 # A result that is ready during an outage of the backend is kept until it can be stored.
 result_backend_always_retry = True

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cleanup_tasks import targets
 from cleanup_tasks.environment import faults, not_known
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.servers import url
 from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings
 from cleanup_tasks.sweep.options import Options, OrphansMode
 
@@ -54,7 +53,7 @@ def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options
     named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
     return Options(
         target=arguments.target or DEFAULT_TARGET,
-        address=url.parse(settings.coordination_url),
+        address=settings.address,
         tls=settings.tls,
         dry_run=arguments.dry_run,
         threshold_s=settings.cleanup_stale_threshold_seconds if threshold_s is None else threshold_s,

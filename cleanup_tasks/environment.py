@@ -2,10 +2,36 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _content(path: Any) -> Any:
+    """The text of a file without the end of its last line; raises ValueError without it."""
+    if path is None:
+        return None
+    try:
+        text = Path(str(path)).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        # where somebody gave the secret itself it must not be shown
+        named = f"{path}: " if Path(str(path)).parent.is_dir() and "/" in str(path) else ""
+        raise ValueError(f"{named}{error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} holds no text") from None
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
+
+
+#: A secret that is in a file; the setting's value is the secret.
+SecretFile = Annotated[
+    SecretStr | None,
+    BeforeValidator(_content),
+    Field(description="the path of a readable file that holds the secret"),
+]
 
 
 class InvalidSettings(ValueError):

@@ -1,48 +1,26 @@
 """Settings from the environment. Each use has a model of its own, so that only what is used is checked."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator, model_validator
 
-from cleanup_tasks.environment import Environment
+from cleanup_tasks.environment import Environment, SecretFile
 from cleanup_tasks.servers import url
 from cleanup_tasks.servers.client import Tls
+from cleanup_tasks.servers.credentials import credential_provider
 from cleanup_tasks.sweep.options import OrphansMode
-
-#: URLs that only the coordination Redis may have.
-OUR_SCHEMES = ("redis+cluster:", "rediss+cluster:", "redis+sentinel:", "rediss+sentinel:")
 
 #: What Kubernetes puts into ``NAME_PORT`` of every container for a service called ``name``.
 _SERVICE = re.compile(r"tcp://[^/@]+:(\d+)")
 
 PemFile = Annotated[FilePath | None, Field(description="the path of a PEM file that is there")]
-CeleryUrl = Annotated[
-    SecretStr,
-    Field(
-        description="a URL that Celery knows: redis://, rediss://, sentinel:// or another; "
-        "Celery can't use a Redis Cluster, so take a single server or a Sentinel for it"
-    ),
-]
 Seconds = Annotated[int, Field(ge=0, le=999_999_999)]
 SECONDS = Field(description="a whole number of seconds, 0 to 999999999")
 ORPHANS = Field(description="off, report or reap")
-
-
-class CelerySettings(Environment):
-    """Where Celery's messages and results go; only our own application reads it."""
-
-    celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
-    celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
-
-    @field_validator("celery_broker_url", "celery_result_backend")
-    @classmethod
-    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value().lower().startswith(OUR_SCHEMES):
-            raise ValueError("Celery doesn't know it")
-        return value
 
 
 class MetricsSettings(Environment):
@@ -115,10 +93,20 @@ class Settings(IntervalSettings, LogSettings):
         str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
     ] = "localhost"
     redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
+    redis_username: Annotated[str | None, Field(description="text")] = None
     redis_password: Annotated[SecretStr | None, Field(description="text")] = None
+    redis_password_file: SecretFile = None
     redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
     coordination_redis_url: Annotated[
         SecretStr | None, Field(description="the URL of the coordination Redis")
+    ] = None
+    coordination_redis_url_file: SecretFile = None
+    coordination_redis_credential_provider: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+            description="package.module:attribute, a redis.CredentialProvider",
+        ),
     ] = None
     coordination_redis_ca_file: PemFile = None
     coordination_redis_cert_file: PemFile = None
@@ -146,11 +134,31 @@ class Settings(IntervalSettings, LogSettings):
         service = _SERVICE.fullmatch(value) if isinstance(value, str) else None
         return service[1] if service else value
 
-    @field_validator("coordination_redis_url")
+    @field_validator("coordination_redis_url", "coordination_redis_url_file")
     @classmethod
     def _known_form(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             url.parse(value.get_secret_value())
+        return value
+
+    @field_validator("redis_password_file", "coordination_redis_url_file")
+    @classmethod
+    def _given_once(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get(str(info.field_name).removesuffix("_file")) is not None:
+            raise ValueError("the secret is also given without a file; one of the two has to go")
+        return value
+
+    @field_validator("coordination_redis_credential_provider")
+    @classmethod
+    def _provides(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            own = [
+                info.data.get(name) for name in ("redis_username", "redis_password", "redis_password_file")
+            ]
+            urls = (info.data.get(name) for name in ("coordination_redis_url", "coordination_redis_url_file"))
+            if any(own) or any(url.parse(given.get_secret_value()).has_login for given in urls if given):
+                raise ValueError("user and password are also given without it; one of the two has to go")
+            credential_provider(value)
         return value
 
     @property
@@ -166,12 +174,20 @@ class Settings(IntervalSettings, LogSettings):
     @property
     def coordination_url(self) -> str:
         """The URL of the coordination Redis, with its password: never log it, never put it in app.conf."""
-        if self.coordination_redis_url is not None:
-            return self.coordination_redis_url.get_secret_value()
-        password = self.redis_password.get_secret_value() if self.redis_password else ""
-        login = f":{quote(password, safe='')}@" if password else ""
+        if given := self.coordination_redis_url or self.coordination_redis_url_file:
+            return given.get_secret_value()
+        password = self.redis_password or self.redis_password_file or SecretStr("")
+        login = ":".join(
+            quote(text, safe="") for text in (self.redis_username or "", password.get_secret_value())
+        )
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
-        return f"redis://{login}{host}:{self.redis_port}/{self.redis_db}"
+        return f"redis://{f'{login}@' if login != ':' else ''}{host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def address(self) -> url.Address:
+        """Where the coordination Redis is, and how to log in."""
+        address, provider = url.parse(self.coordination_url), self.coordination_redis_credential_provider
+        return replace(address, credentials=credential_provider(provider)) if provider else address
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -68,7 +68,9 @@ def command(
     environment; see README.
     """
     try:
-        given = {} if redis_url is None else {"coordination_redis_url": SecretStr(redis_url)}
+        given: dict[str, SecretStr | None] = {}
+        if redis_url is not None:
+            given = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
         settings = load_settings(**given)
         arguments = check_arguments(
             dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans, force=force

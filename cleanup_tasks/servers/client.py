@@ -93,7 +93,10 @@ def _behaviour() -> dict[str, Any]:
 
 
 def _login(address: Address) -> dict[str, Any]:
-    return {"db": address.database, "username": address.username, "password": address.password}
+    login: dict[str, Any] = {"username": address.username, "password": address.password}
+    if address.credentials:
+        login = {"credential_provider": address.credentials}
+    return {"db": address.database, **login}
 
 
 def _transport(on: bool, tls: Tls | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote
 
+from redis.credentials import CredentialProvider
+
 
 class Layout(Enum):
     """How the servers behind a URL are laid out."""
@@ -57,9 +59,16 @@ class Address:
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    #: Gives user and password in place of these.
+    credentials: CredentialProvider | None = field(default=None, repr=False)
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     sentinel_tls: bool = False
+
+    @property
+    def has_login(self) -> bool:
+        """Whether a user or a password is part of it."""
+        return self.username is not None or self.password is not None
 
 
 def parse(url: str) -> Address:

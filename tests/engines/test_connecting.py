@@ -3,11 +3,13 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
+from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 
 from cleanup_tasks.engines.batch import EngineName
@@ -23,6 +25,7 @@ from tests.support.sweeping import all_keys
 from tests.support.tls import Authority, tls_relay
 
 SECRET = "hunter2"
+EVERYTHING: dict[str, Any] = {"keys": ["*"], "commands": ["+@all"]}
 ENGINES: tuple[EngineName, ...] = ("lua", "python")
 
 
@@ -167,6 +170,36 @@ def test_a_database_of_a_cluster() -> None:
             assert all_keys(client) == set()
             client.select(0)
             assert len(all_keys(client)) == 2
+
+
+class Tokens(CredentialProvider):
+    """A new token for each connection, and no other is good any more."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self.given = 0
+
+    def get_credentials(self) -> tuple[str, str]:
+        self.given += 1
+        token = f"token {self.given}"
+        self._client.acl_setuser(
+            "cleanup", enabled=True, reset_passwords=True, passwords=[f"+{token}"], **EVERYTHING
+        )
+        return "cleanup", token
+
+
+@pytest.mark.every_server
+@pytest.mark.parametrize("engine", ["lua", "python"])
+def test_a_login_that_changes_with_each_connection(server: Server, client: Redis, engine: EngineName) -> None:
+    write_coordinators(client, [b"stale"], STALE_AGE_MS)
+    tokens = Tokens(client)
+    try:
+        address = replace(parse(server.url), credentials=tokens)
+        assert Sweep(Options(address=address, engine=engine)).run().keys_deleted == 6
+        assert Sweep(Options(address=address, engine=engine)).run().complete
+    finally:
+        client.acl_deluser("cleanup")
+    assert tokens.given > 1
 
 
 def test_valkey_is_another_name(server: Server, client: Redis) -> None:

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from cleanup_tasks.arguments import Arguments, check_arguments, options_of
+from cleanup_tasks.broker import CelerySettings
 from cleanup_tasks.environment import Environment, InvalidSettings
 from cleanup_tasks.reporting.report import PreviousAttempts
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.settings import (
     BeatSettings,
-    CelerySettings,
     IntervalSettings,
     MetricsSettings,
     Settings,

@@ -1,6 +1,9 @@
 """Real sentinels: whoever they call the primary is swept."""
 
 import contextlib
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import parse
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import free_port, wait_until
+from demo.stack import ROOT, Stack
 from tests.support.sentinels import SERVICE, Sentinels, running_sentinels
 from tests.support.sweeping import Before, all_keys, clean, new_report
 from tests.support.tls import Authority, tls_relay
@@ -204,3 +208,40 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
         with pytest.raises((ConnectionError, TimeoutError)) as failure:
             servers.connect()
         assert "no sentinel" not in str(failure.value)
+
+
+def test_a_worker_whose_broker_is_named_by_sentinels(
+    locked_sentinels: Sentinels, sentinels: Sentinels, tmp_path: Path
+) -> None:
+    primary = locked_sentinels.primary()
+    with primary.client(password=SERVER_PASSWORD) as client:
+        client.flushall()
+    places = ";".join(
+        f"sentinel://:{SERVER_PASSWORD}@127.0.0.1:{port}/{{}}" for port in locked_sentinels.ports
+    )
+    options = {"master_name": SERVICE, "sentinel_kwargs": {"password": locked_sentinels.password}}
+    celery_settings = {
+        "CELERY_BROKER_URL": places.format(*[1] * 3),
+        "CELERY_RESULT_BACKEND": places.format(*[2] * 3),
+        "CELERY_BROKER_TRANSPORT_OPTIONS": json.dumps(options),
+        "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS": json.dumps(options),
+    }
+    where = f"127.0.0.1:{sentinels.ports[0]}/{SERVICE}"
+    with Stack({**celery_settings, "COORDINATION_REDIS_URL": f"redis+sentinel://{where}"}, tmp_path) as stack:
+        stack.start_worker()
+        asked = subprocess.run(
+            [sys.executable, "-c", "import cleanup_tasks as c; print(c.cleanup.delay().get(timeout=50))"],
+            env=stack.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert f"'keysDeleted': {6 * len(IDS)}" in asked.stdout, asked.stderr + stack.log("worker")
+        # the messages and results went to the primary
+        for database in (1, 2):
+            with primary.client(password=SERVER_PASSWORD, db=database) as client:
+                assert client.dbsize() > 0
+    with sentinels.primary().client() as client:
+        assert all_keys(client) == keys_of_active()

@@ -1,0 +1,58 @@
+"""Where Celery's messages and results go; only our own application reads it."""
+
+import json
+import re
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+
+from cleanup_tasks.environment import Environment
+
+#: URLs that only the coordination Redis may have.
+_OUR_SCHEME = re.compile(r"(redis|valkey)s?\+(cluster|sentinel):|valkeys?:", re.IGNORECASE)
+CeleryUrl = Annotated[
+    SecretStr,
+    Field(
+        description="a URL that Celery knows: redis://, rediss://, sentinel:// or another; "
+        "Celery can't use a Redis Cluster, so take a single server or a Sentinel for it"
+    ),
+]
+TransportOptions = Annotated[
+    SecretStr,
+    Field(description='a JSON object, as {"master_name": "mymaster"}', validate_default=True),
+]
+#: Options of a transport -> the URL that they belong to.
+_URL_OF = {
+    "celery_broker_transport_options": "celery_broker_url",
+    "celery_result_backend_transport_options": "celery_result_backend",
+}
+
+
+class CelerySettings(Environment):
+    """Where Celery's messages and results go; only our own application reads it."""
+
+    celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
+    celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
+    celery_broker_transport_options: TransportOptions = SecretStr("{}")
+    celery_result_backend_transport_options: TransportOptions = SecretStr("{}")
+
+    @field_validator("celery_broker_url", "celery_result_backend")
+    @classmethod
+    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
+        if _OUR_SCHEME.match(value.get_secret_value()):
+            raise ValueError("Celery doesn't know it")
+        return value
+
+    @field_validator(*_URL_OF)
+    @classmethod
+    def _options(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        try:
+            options = json.loads(value.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"no JSON: {error}") from None
+        if not isinstance(options, dict):
+            raise ValueError("no object")
+        its_url = info.data.get(_URL_OF[str(info.field_name)])
+        if its_url and its_url.get_secret_value().startswith("sentinel:") and "master_name" not in options:
+            raise ValueError("a sentinel:// URL needs master_name, which is what sentinels call the server")
+        return value

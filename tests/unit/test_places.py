@@ -1,0 +1,191 @@
+"""Where the coordination Redis and the broker are: logins, secrets in files, providers, options of Celery."""
+
+import json
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
+
+from cleanup_tasks import targets
+from cleanup_tasks.broker import CelerySettings
+from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.settings import Settings, load_settings
+
+SECRET = "hunter2"
+PROVIDER = UsernamePasswordCredentialProvider("u", SECRET)
+NO_PROVIDER = 7
+
+
+def make_provider() -> CredentialProvider:
+    """A provider of its own for each process."""
+    return UsernamePasswordCredentialProvider("made", SECRET)
+
+
+def breaks() -> CredentialProvider:
+    """A provider that can't be made."""
+    raise RuntimeError("no vault")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    return path
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_user_and_a_password(monkeypatch: pytest.MonkeyPatch, secret_file: Path) -> None:
+    monkeypatch.setenv("REDIS_USERNAME", "a:b@c")
+    address = load_settings().address
+    assert (address.username, address.password) == ("a:b@c", None)
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret_file))
+    address = load_settings().address
+    assert (address.username, address.password) == ("a:b@c", SECRET)
+    monkeypatch.delenv("REDIS_USERNAME")
+    address = load_settings().address
+    assert (address.username, address.password) == (None, SECRET)
+    assert SECRET not in repr(load_settings())
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_a_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "url"
+    path.write_bytes(f"rediss://u:p w@h:1/2{end}".encode())
+    monkeypatch.setenv("COORDINATION_REDIS_URL_FILE", str(path))
+    # somebody else's, and not looked at
+    monkeypatch.setenv("REDIS_PORT", "x")
+    assert load_settings().coordination_url == "rediss://u:p w@h:1/2"
+
+
+def test_a_target_has_its_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://eu:7000\n")
+    (tmp_path / "targets.toml").write_text(f'[targets.eu]\nurl_file = "{tmp_path}/url"\n')
+    monkeypatch.setenv("CLEANUP_CONFIG", f"{tmp_path}/targets.toml")
+    monkeypatch.setenv("COORDINATION_REDIS_URL_FILE__US", f"{tmp_path}/url")
+    found = targets.read(Settings)
+    assert found["eu"].coordination_url == found["us"].coordination_url == "redis://eu:7000"
+
+
+@pytest.mark.parametrize(
+    ("environment", "fault"),
+    [
+        (
+            {"REDIS_PASSWORD_FILE": "{secret}", "REDIS_PASSWORD": SECRET},
+            "REDIS_PASSWORD_FILE: the path of a readable file that holds the secret "
+            "(the secret is also given without a file; one of the two has to go)",
+        ),
+        (
+            {"COORDINATION_REDIS_URL_FILE": "{url}", "COORDINATION_REDIS_URL": "redis://h"},
+            "COORDINATION_REDIS_URL_FILE: the path of a readable file",
+        ),
+        ({"COORDINATION_REDIS_URL_FILE": "{secret}"}, "(it begins with none of redis://"),
+        ({"REDIS_PASSWORD_FILE": "{folder}/missing"}, "({folder}/missing: No such file or directory)"),
+        ({"REDIS_PASSWORD_FILE": "{folder}"}, "({folder}: Is a directory)"),
+        ({"REDIS_PASSWORD_FILE": "{empty}"}, "({empty} is empty)"),
+        ({"REDIS_PASSWORD_FILE": "{binary}"}, "({binary} holds no text)"),
+        # the secret itself
+        ({"REDIS_PASSWORD_FILE": SECRET}, "(No such file or directory)"),
+        ({"REDIS_PASSWORD_FILE": f"/{SECRET}/{SECRET}"}, "(No such file or directory)"),
+    ],
+)
+def test_a_fault_of_a_secret_file(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    secret_file: Path,
+    environment: dict[str, str],
+    fault: str,
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "url").write_text("redis://h")
+    places = {name: str(tmp_path / name) for name in ("empty", "binary", "url")}
+    places |= {"folder": str(tmp_path), "secret": str(secret_file)}
+    set_all(monkeypatch, {name: value.format(**places) for name, value in environment.items()})
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings()
+    assert fault.format(**places) in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("attribute", "user"), [("PROVIDER", "u"), ("make_provider", "made")])
+def test_a_credential_provider(monkeypatch: pytest.MonkeyPatch, attribute: str, user: str) -> None:
+    monkeypatch.setenv("COORDINATION_REDIS_CREDENTIAL_PROVIDER", f"{__name__}:{attribute}")
+    address = load_settings().address
+    assert address.credentials is not None
+    assert address.credentials.get_credentials() == (user, SECRET)
+    # one for the process, which may keep a token
+    assert load_settings().address.credentials is address.credentials
+
+
+@pytest.mark.parametrize(
+    ("environment", "fault"),
+    [
+        ({"": "PROVIDER"}, "package.module:attribute, a redis.CredentialProvider"),
+        ({"": "no_such_module:x"}, "(no_such_module:x can't be had: ModuleNotFoundError"),
+        ({"": f"{__name__}:missing"}, "can't be had: AttributeError"),
+        ({"": f"{__name__}:breaks"}, "can't be had: RuntimeError('no vault')"),
+        ({"": f"{__name__}:NO_PROVIDER"}, "can't be had: TypeError"),
+        ({"": "builtins:dict"}, "builtins:dict is no redis.CredentialProvider"),
+        ({"": f"{__name__}:PROVIDER", "REDIS_PASSWORD": SECRET}, "user and password are also given"),
+        ({"": f"{__name__}:PROVIDER", "REDIS_USERNAME": "u"}, "user and password are also given"),
+        (
+            {"": f"{__name__}:PROVIDER", "COORDINATION_REDIS_URL": f"redis://:{SECRET}@h"},
+            "user and password are also given",
+        ),
+    ],
+)
+def test_a_fault_of_a_credential_provider(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], fault: str
+) -> None:
+    name = "COORDINATION_REDIS_CREDENTIAL_PROVIDER"
+    set_all(monkeypatch, {variable or name: value for variable, value in environment.items()})
+    with pytest.raises(InvalidSettings, match=f"{name}: ") as refusal:
+        load_settings()
+    assert fault in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["CELERY_BROKER_TRANSPORT_OPTIONS", "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS"]
+)
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (f"{{'password': '{SECRET}'}}", "(no JSON: "),
+        (f'["{SECRET}"]', "(no object)"),
+        (f'{{"password": "{SECRET}"}}', "(a sentinel:// URL needs master_name"),
+        ("", "(a sentinel:// URL needs master_name"),
+    ],
+)
+def test_a_fault_of_transport_options(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    url = "CELERY_BROKER_URL" if "BROKER" in name else "CELERY_RESULT_BACKEND"
+    monkeypatch.setenv(url, f"sentinel://:{SECRET}@h:1;sentinel://i:2")
+    with pytest.raises(InvalidSettings) as refusal:
+        CelerySettings.read()
+    assert f'{name}: a JSON object, as {{"master_name": "mymaster"}} {fault}' in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+def test_transport_options_do_not_show_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"master_name": "m", "sentinel_kwargs": {"password": SECRET}}
+    monkeypatch.setenv("CELERY_BROKER_TRANSPORT_OPTIONS", json.dumps(options))
+    assert SECRET not in repr(CelerySettings.read())
+    app = Celery("another", set_as_current=False)
+    app.conf.broker_transport_options = options
+    shown = repr(app.conf.humanize(with_defaults=True, censored=True))
+    assert "sentinel_kwargs" in shown
+    assert SECRET not in shown
+    assert SECRET not in repr(app.conf.table(with_defaults=True, censored=True))
