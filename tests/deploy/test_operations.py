@@ -108,8 +108,9 @@ def test_what_the_commands_left(machine: Path) -> None:
     assert 'cleanup_sweeps_total{engine="lua",outcome="success",target="default"} 1.0' in metrics
 
 
-def test_the_three_lines_are_those_of_the_foreign_fleet() -> None:
+def test_the_lines_for_an_application_are_those_of_the_foreign_fleet() -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", MANUAL, re.S | re.M)
     tried = (ROOT / "tests" / "support" / "foreign.py").read_text()
     # but for the pace of the beat
-    assert block.replace("300.0", "2.0").replace("270", "1.8") in tried
+    for line in block.replace("300", "2").splitlines():
+        assert line in tried.splitlines()

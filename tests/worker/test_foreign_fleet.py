@@ -90,6 +90,7 @@ def test_its_beat(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
     stack.start("beat", "beat", "--schedule", str(stack.folder / "schedule"), "--pidfile=")
     try:
         wait_until(lambda: cleanable.dbsize() == 0, "the beat's cleanup has run", 60)
+        stack.wait_for_line("worker", "foreign.price[")
     finally:
         stack.stop("beat")
 
@@ -109,7 +110,7 @@ def test_our_application_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_autodiscovery_finds_them(tmp_path: Path) -> None:
-    """The other way of the three lines, for those who use it."""
+    """For those who would rather have that than `install`."""
     program = (
         "from celery import Celery; app = Celery('shop', broker='memory://');"
         "app.autodiscover_tasks(['cleanup_tasks']); app.loader.import_default_modules();"

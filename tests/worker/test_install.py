@@ -1,0 +1,196 @@
+"""`install` adds the cleanup to an application, and whatever the application has stays as it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from celery.schedules import crontab
+from kombu import Queue
+
+from cleanup_tasks import install
+from cleanup_tasks.host import ENTRY, TASKS
+
+THEIRS = ("shop.price", "shop.report", "elsewhere")
+SHOP = {"shop.*": {"queue": "shop", "priority": 3}}
+NIGHTLY = {"nightly": {"task": "shop.report", "schedule": crontab(hour="3")}}
+LIMITED = {"soft_time_limit": 48.0, "time_limit": 54.0}
+
+
+def work() -> None:
+    """What a task of the host's does."""
+
+
+def everything(name: str, *_: Any, **__: Any) -> dict[str, Any] | None:
+    """A router of the host's that has an opinion on every task."""
+    return {"queue": f"for-{name}"}
+
+
+class Reports:
+    """An annotation of the host's that is an object."""
+
+    def annotate(self, task: Task) -> dict[str, Any] | None:
+        """Only for one task."""
+        return {"priority": 7} if task.name == "shop.report" else None
+
+
+@pytest.fixture
+def host() -> Iterator[Celery]:
+    """An application with everything of its own, some of it in its constructor."""
+    with Celery("host", broker="memory://", include=["json"], set_as_current=False) as app:
+        app.conf.update(imports=["math"], timezone="Europe/Berlin", worker_prefetch_multiplier=4)
+        for name in THEIRS:
+            app.task(name=name)(work)
+        yield app
+
+
+def seen(app: Celery, *names: str) -> list[Any]:
+    """What becomes of these tasks in an application: where they go, and their attributes."""
+    app.loader.import_default_modules()
+    attributes = ("max_retries", "priority", "rate_limit", "time_limit", "soft_time_limit", "acks_late")
+    app.amqp.flush_routes()
+    return [
+        (
+            app.amqp.router.route({}, name)["queue"].name,
+            [getattr(app.tasks[name], attribute) for attribute in attributes],
+        )
+        for name in names
+    ]
+
+
+ROUTES: list[Any] = [
+    None,
+    {},
+    SHOP,
+    {"*": "everything"},
+    [SHOP, {"*": {"queue": "rest"}}],
+    (SHOP, everything),
+    [list(SHOP.items())],
+    everything,
+    f"{__name__}.everything",
+]
+ANNOTATIONS: list[Any] = [
+    None,
+    {"*": {"max_retries": 0}, "shop.price": {"rate_limit": "1/s"}},
+    [{"shop.price": {"rate_limit": "1/s"}}, Reports()],
+    Reports(),
+    {TASKS[0]: {"priority": 2}},
+]
+
+
+@pytest.mark.parametrize("routes", ROUTES)
+@pytest.mark.parametrize("annotations", ANNOTATIONS)
+def test_all_of_theirs_is_still_there(host: Celery, routes: Any, annotations: Any) -> None:
+    with Celery("untouched", broker="memory://", include=["json"], set_as_current=False) as other:
+        for app in (host, other):
+            app.conf.update(task_routes=routes, task_annotations=annotations, beat_schedule=NIGHTLY)
+        for name in THEIRS:
+            other.task(name=name)(work)
+        before = dict(host.conf)
+        install(host, queue="maintenance", interval=60)
+        assert seen(host, *THEIRS) == seen(other, *THEIRS)
+    assert host.conf.beat_schedule.items() > NIGHTLY.items()
+    assert set(host.conf.include) == {"json", "cleanup_tasks.tasks"}
+    changed = {name for name in before if before[name] != host.conf[name]}
+    assert changed == {"include", "task_routes", "task_annotations", "beat_schedule"}
+    # and ours
+    assert {queue for queue, _ in seen(host, *TASKS)} == {"maintenance"}
+    limits = [{name: getattr(host.tasks[task], name) for name in LIMITED} for task in TASKS]
+    assert limits == [LIMITED, LIMITED]
+    assert host.tasks[TASKS[0]].priority == (2 if annotations == ANNOTATIONS[-1] else None)
+    entry = host.conf.beat_schedule[ENTRY]
+    assert (entry["task"], entry["schedule"]) == ("cleanup_tasks.cleanup", 60.0)
+    # once more changes nothing
+    after = dict(host.conf)
+    install(host, queue="maintenance", interval=60)
+    assert dict(host.conf) == after
+
+
+def test_what_the_caller_leaves_open(host: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEANUP_INTERVAL_SECONDS", "60")
+    monkeypatch.setenv("REDIS_PORT", "somebody else's")
+    host.conf.task_routes = {"cleanup*": {"queue": "theirs", "priority": 1}}
+    install(host)
+    assert host.conf.beat_schedule[ENTRY]["schedule"] == 60.0
+    assert [queue for queue, _ in seen(host, *TASKS)] == ["theirs", "theirs"]
+
+
+def test_a_wrong_setting_stops_no_application(host: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEANUP_INTERVAL_SECONDS", "often")
+    install(host)
+    assert host.conf.beat_schedule[ENTRY]["schedule"] == 300.0
+
+
+def test_a_cleanup_of_theirs_is_the_only_one(host: Celery) -> None:
+    theirs = {"mine": {"task": TASKS[0], "schedule": crontab(minute="*/5")}}
+    host.conf.beat_schedule = theirs
+    install(host)
+    assert host.conf.beat_schedule == theirs
+
+
+def test_a_dry_run_of_theirs_is_no_cleanup(host: Celery) -> None:
+    host.conf.beat_schedule = {"look": {"task": TASKS[0], "schedule": 60, "kwargs": {"dry_run": True}}}
+    install(host, interval=60)
+    assert host.conf.beat_schedule.keys() == {"look", ENTRY}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"task_time_limit": 30},
+        {"task_soft_time_limit": 30},
+        {"task_annotations": {"*": {"time_limit": 30}}},
+        {"task_annotations": [{"*": {"soft_time_limit": 30}}]},
+        {"task_annotations": {TASKS[0]: {"time_limit": 30}}},
+    ],
+    ids=str,
+)
+def test_time_limits_of_theirs_hold(host: Celery, theirs: dict[str, Any]) -> None:
+    host.conf.update(theirs)
+    install(host, interval=60)
+    host.loader.import_default_modules()
+    task = host.tasks[TASKS[0]]
+    assert {task.time_limit, task.soft_time_limit} == {30, None}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "arguments", "message"),
+    [
+        (
+            {"task_routes": {"cleanup_tasks.*": {"queue": "theirs"}}},
+            {"queue": "ours"},
+            "queue: task_routes has {'queue': 'theirs'} for our tasks, not 'ours'; leave one out",
+        ),
+        (
+            {"task_routes": [{TASKS[0]: "theirs"}]},
+            {"queue": "ours"},
+            "queue: task_routes has {'queue': 'theirs'} for our tasks, not 'ours'; leave one out",
+        ),
+        (
+            {"task_queues": [Queue("theirs")], "task_create_missing_queues": False},
+            {"queue": "ours"},
+            "queue: task_queues has no 'ours', and task_create_missing_queues is off",
+        ),
+        (
+            {"beat_schedule": {"mine": {"task": TASKS[0], "schedule": 5}}},
+            {"interval": 60},
+            "interval: beat_schedule has a cleanup already, mine; leave one out",
+        ),
+        (
+            {"beat_schedule": {ENTRY: {"task": "shop.report", "schedule": 5}}},
+            {"interval": 60},
+            f"interval: beat_schedule has a cleanup already, {ENTRY}; leave one out",
+        ),
+        ({}, {"interval": 0}, "interval: a number of seconds, 1 or more, not 0"),
+    ],
+    ids=str,
+)
+def test_a_conflict_is_refused_and_nothing_changed(
+    host: Celery, theirs: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    host.conf.update(theirs)
+    before = dict(host.conf)
+    with pytest.raises(ValueError) as refusal:
+        install(host, **arguments)
+    assert str(refusal.value) == message
+    assert dict(host.conf) == before
