@@ -22,14 +22,12 @@ from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
+from cleanup_tasks.sweep.options import REQUESTED
 from cleanup_tasks.sweep.sweep import Sweep
 from cleanup_tasks.targets import settings_of
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
-
-#: Why the Python engine ran when nothing was wrong.
-REQUESTED = "requested"
 
 KEYWORDS_ONLY = "takes keyword arguments only, as in dry_run=True; nothing was touched"
 
@@ -173,7 +171,6 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         _retry(task, sweep, refusal, 0, replace(attempt, fallback_reason=str(refusal)))
     except RedisError as error:
         if not (options.is_retried and is_transient(error)):
-            logger.error("Cleanup failed: %s", error)
             raise
         wait_s = BACKOFF_S[attempt.retries]
         logger.warning("Cleanup is tried again in %d s: %s", wait_s, error)

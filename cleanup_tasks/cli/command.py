@@ -13,33 +13,60 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from cleanup_tasks.arguments import check_arguments, options_of
-from cleanup_tasks.cli.output import LogLines, show_log
+from cleanup_tasks.cli.options import (
+    CommandWithSettings,
+    Duration,
+    RedisUrl,
+    SettingOption,
+    address_of,
+    threshold_of,
+)
+from cleanup_tasks.cli.output import Style, show_log
 from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.cli.streams import failure_of_stdout
-from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
+from cleanup_tasks.cli.summary import summary
+from cleanup_tasks.cli.sweeping import ERRORS, Ended, exit_status, sweep_each
+from cleanup_tasks.reporting.durations import EXAMPLES, in_words
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.settings import Settings, load_settings
-from cleanup_tasks.sweep.options import OrphansMode
+from cleanup_tasks.sweep.options import REQUESTED, OrphansMode
+
+#: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
+SHORT_THRESHOLD_S = 60
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CommandWithSettings, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--dry-run", is_flag=True, help="Change nothing; report what a real run would do.")
 @click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no scripting.")
 @click.option(
     "--stale-threshold",
-    type=int,
-    metavar="SECONDS",
-    help="Silence after which a coordinator counts as dead  [default: 600]",
+    cls=SettingOption,
+    variable="CLEANUP_STALE_THRESHOLD_SECONDS",
+    value=threshold_of,
+    type=Duration(),
+    metavar="DURATION",
+    help=f"Silence after which a coordinator counts as dead: {EXAMPLES}.",
 )
 @click.option(
     "--orphans",
+    cls=SettingOption,
+    variable="CLEANUP_ORPHANS",
+    value=lambda settings: settings.cleanup_orphans,
     type=click.Choice(get_args(OrphansMode)),
-    help="What to do about coordinators without a heartbeat.  [default: report]",
+    help="What to do about coordinators without a heartbeat.",
+)
+@click.option(
+    "--redis-url",
+    cls=SettingOption,
+    variable="COORDINATION_REDIS_URL",
+    value=address_of,
+    type=RedisUrl(),
+    metavar="URL",
+    help="The coordination Redis.",
 )
 @click.option("--force", is_flag=True, help="Go on even if nobody seems to be alive.")
-@click.option("--redis-url", metavar="URL", help="The coordination Redis; wins over the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
     "--metrics-file",
@@ -48,7 +75,7 @@ from cleanup_tasks.sweep.options import OrphansMode
     help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
     "textfile collector (*.prom).",
 )
-@click.option("--verbose", is_flag=True, help="A line for each coordinator.")
+@click.option("--verbose", is_flag=True, help="A line for each coordinator and each key.")
 @click.version_option(package_name="blocking-coordination-cleanup")
 def command(
     dry_run: bool,
@@ -61,12 +88,7 @@ def command(
     metrics_file: Path | None,
     verbose: bool,
 ) -> None:
-    """Remove what dead coordinators left in Redis, without touching a living one.
-
-    Exit status: 0 success, 1 no connection to Redis (nothing was done), 2 errors during the cleanup, or
-    a wrong option, 3 held: nobody seems to be alive, so nothing was deleted. Settings come from the
-    environment; see README.
-    """
+    """Remove what dead coordinators left in Redis, without touching a living one."""
     try:
         given: dict[str, SecretStr | None] = {}
         if redis_url is not None:
@@ -77,24 +99,40 @@ def command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    show_log(LogLines(as_json=as_json), verbose=verbose)
+    style, stderr = Style(as_json, verbose), Console(stderr=True)
+    show_log(style, stderr)
     options = options_of(
         settings,
         arguments,
         engine="python" if fallback else "lua",
-        fallback_reason="requested by --fallback" if fallback else None,
+        fallback_reason=f"{REQUESTED} by --fallback" if fallback else None,
         owner=uuid.uuid4().hex,
         max_named=None if verbose else settings.cleanup_max_reported_ids,
     )
+    _warn_of_short_threshold(options.threshold_s)
     stopping = Stopping()
     with stopping.on_signals(), _metrics_file(metrics_file, settings):
-        ended = sweep_each([options], stopping, Console(stderr=True))
-        for each in ended:
-            if as_json and each.connected:
-                print(json.dumps(each.report.metrics(), indent=2))
-        if failure := failure_of_stdout():
-            logger.error("Standard output can't be written: %s", failure)
+        ended = sweep_each([options], stopping, None if style.shows_log else stderr)
+        _show(ended, style)
     sys.exit(exit_status(ended, stopping))
+
+
+def _show(ended: list[Ended], style: Style) -> None:
+    for each in ended:
+        if style.as_json and each.connected:
+            print(json.dumps(each.report.metrics(), indent=2), flush=True)
+        if style.is_for_people:
+            Console().print(summary(each))
+    if failure := failure_of_stdout():
+        logger.error("Standard output can't be written: %s", failure)
+
+
+def _warn_of_short_threshold(threshold_s: int) -> None:
+    if threshold_s < SHORT_THRESHOLD_S:
+        logger.warning(
+            "The threshold is %s: a coordinator that is only slow for so long counts as dead",
+            in_words(threshold_s),
+        )
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Stopping:
     def check(self) -> None:
         """Raise Stopped if a signal has come: library code may have swallowed what the signal raised."""
         if self.signal is not None:
-            raise Stopped
+            raise Stopped(f"stopped by {signal.Signals(self.signal).name}")
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -50,4 +50,4 @@ class Stopping:
         self.signal = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C once more ends it at once
         if self._sweep is None or not self._sweep.has_ended:
-            raise Stopped
+            self.check()

@@ -11,8 +11,7 @@ from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import Report
-from cleanup_tasks.servers.errors import ScriptingRefused
-from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.options import Options, no_progress
 from cleanup_tasks.sweep.sweep import Sweep
 
 #: Exit statuses, the original's. A signal's is 128 and its number, as the shell's.
@@ -36,13 +35,13 @@ class Ended:
     status: int
 
 
-def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console) -> list[Ended]:
+def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console | None = None) -> list[Ended]:
     """Sweep with these options, one after the other, until all have ended or a signal comes.
 
     Args:
         sweeps: the options of each.
         stopping: what signals have asked for.
-        bar: where a progress bar is shown, if that is a terminal.
+        bar: where a progress bar is shown, if that is a terminal; None: nowhere.
     """
     ended: list[Ended] = []
     for options in sweeps:
@@ -59,7 +58,7 @@ def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:
     return max((each.status for each in ended), key=_STATUSES.index, default=0)
 
 
-def _sweep(options: Options, stopping: Stopping, bar: Console) -> Ended:
+def _sweep(options: Options, stopping: Stopping, bar: Console | None) -> Ended:
     begun = [Sweep(options)]
 
     def begin(sweep: Sweep) -> None:
@@ -68,26 +67,21 @@ def _sweep(options: Options, stopping: Stopping, bar: Console) -> Ended:
 
     status = 0
     try:
-        with progress_bar(bar) as show:
+        with progress_bar(bar, dry_run=options.dry_run) as show:
 
             def progress(what: str, done: int, total: int) -> None:
                 stopping.check()
                 show(what, done, total)
 
-            sweep_or_fall_back(replace(options, progress=progress), begin)
-    except (RedisError, ScriptingRefused) as error:
-        if begun[-1].connected:
-            logger.error("Cleanup failed: %s", error)
-            status = ERRORS
-        else:
-            logger.error("Redis connection failed: %s", error)
-            logger.error("Cleanup aborted")
-            status = NO_CONNECTION
-    except Exception as error:
-        logger.error("Cleanup failed unexpectedly: %r", error)
+            watched = replace(options, progress=progress, wants_total=show is not no_progress)
+            sweep_or_fall_back(watched, begin)
+    except RedisError:
+        status = ERRORS if begun[-1].connected else NO_CONNECTION
+    except Exception:
+        logger.debug("Unexpected", exc_info=True)  # its text was logged where the sweep ended
         status = ERRORS
     except KeyboardInterrupt:
-        logger.error("Cleanup interrupted")
+        logger.error("Cleanup interrupted")  # the exit status is the signal's
     report = begun[-1].report
     if report.held and not status:
         status = HELD

@@ -9,6 +9,7 @@ from typing import Literal
 
 from celery.utils.log import get_task_logger
 
+from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.report import DEFAULT_TARGET, Report
 from cleanup_tasks.rules.keys import text
 
@@ -19,6 +20,9 @@ HOST = get_task_logger("cleanup_tasks")
 logger = HOST.getChild("log")
 
 FORMAT = logging.Formatter("[%(asctime)s] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
+
+#: For `extra`: a line about one coordinator, of which there may be many; people see it on request.
+DETAIL = {"is_detail": True}
 
 
 #: The target that a sweep of this thread works on.
@@ -55,42 +59,60 @@ if not logger.filters:
 
 
 def log_report(report: Report) -> None:
-    """Write the lines that people and other programs read."""
+    """Write the lines that people and other programs read; a dry run says so in each of them."""
+    dry, would = ("[DRY-RUN] ", " (would be)") if report.dry_run else ("", "")
+
+    def info(line: str, *values: object) -> None:
+        logger.info("%s" + line, dry, *values)
+
     if report.skipped:
-        logger.info("Cleanup skipped: %s", report.skipped)
+        info("Cleanup skipped: %s", report.skipped)
         return
     if report.complete and not report.total_coordinators_checked and not report.orphaned_coordinators_found:
-        logger.info("No coordinator heartbeats found")
-        logger.info("Cleanup complete (nothing to do)")
+        info("No coordinator heartbeats found")
+        info("Cleanup complete (nothing to do)")
         return
-    logger.info("Cleanup Summary%s:", " (dry run, nothing was deleted)" if report.dry_run else "")
-    logger.info("  Implementation: %s", report.implementation)
+    info("Cleanup Summary%s:", " (dry run, nothing was deleted)" if report.dry_run else "")
+    info("  Implementation: %s", report.implementation)
     if report.fallback_reason:
-        logger.info("  Fallback reason: %s", report.fallback_reason)
-    logger.info("  Total coordinators checked: %d", report.total_coordinators_checked)
-    logger.info("  Active coordinators: %d", report.active_coordinators)
-    logger.info("  Unreadable heartbeats: %d", report.unreadable_heartbeats)
+        info("  Fallback reason: %s", report.fallback_reason)
+    info("  Total coordinators checked: %d", report.total_coordinators_checked)
+    info("  Active coordinators: %d", report.active_coordinators)
+    info("  Unreadable heartbeats: %d", report.unreadable_heartbeats)
     for reason, number in report.unreadable_by_reason.items():
-        example = text(report.unreadable_examples[reason])
-        logger.info("    %s: %d, for example %s", reason, number, example)
-    logger.info("  Stale coordinators found: %d", report.stale_coordinators_found)
-    logger.info("  Revived coordinators: %d", report.revived_coordinators)
-    logger.info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
-    logger.info("  Orphaned coordinators reaped: %d", report.orphaned_coordinators_reaped)
-    logger.info("  Keys deleted: %d", report.keys_deleted)
-    logger.info("  Cleanup errors: %d", report.cleanup_errors)
-    logger.info("  Execution time: %dms", report.execution_time_ms)
+        info("    %s: %d, for example %s", reason, number, text(report.unreadable_examples[reason]))
+    info("  Stale coordinators found: %d", report.stale_coordinators_found)
+    info("  Revived coordinators: %d", report.revived_coordinators)
+    info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
+    info("  Orphaned coordinators reaped: %d%s", report.orphaned_coordinators_reaped, would)
+    if report.next_orphan_due_seconds is not None:
+        due = in_words(report.next_orphan_due_seconds)
+        info("  Orphaned coordinators waiting: %d (due in %s)", report.orphaned_coordinators_waiting, due)
+    info("  Keys deleted: %d%s", report.keys_deleted, would)
+    info("  Cleanup errors: %d", report.cleanup_errors)
+    info("  Execution time: %dms", report.execution_time_ms)
     # The number once more as the last word, for that is what the old guide's awk takes.
     rate = report.coordinators_per_second
-    logger.info("  Performance: %.2f coordinators/sec = %.2f", rate, rate)
+    info("  Performance: %.2f coordinators/sec = %.2f", rate, rate)
     if report.held:
-        logger.warning("Cleanup held: %s", report.held)
-    elif report.complete:
-        logger.info("Cleanup completed successfully")
-        if report.unreadable_heartbeats == report.total_coordinators_checked > 0:
-            logger.warning("No heartbeat could be read, so nobody was judged; the reasons are above")
+        logger.warning("%sCleanup held: %s", dry, report.held)
+    elif not report.complete:
+        logger.error("%sCleanup incomplete: the next run goes on", dry)
+    elif report.dry_run:
+        info("Cleanup completed successfully: would delete %d keys, deleted none", report.keys_deleted)
     else:
-        logger.error("Cleanup incomplete: the next run goes on")
+        info("Cleanup completed successfully")
+    if report.complete and report.unreadable_heartbeats == report.total_coordinators_checked > 0:
+        logger.warning("No heartbeat could be read, so nobody was judged; the reasons are above")
+
+
+def log_failure(why: str, *, connected: bool) -> None:
+    """Write why a sweep failed, and that nothing was done where the server never answered."""
+    if connected:
+        logger.error("Cleanup failed: %s", why)
+    else:
+        logger.error("Redis connection failed: %s", why)
+        logger.error("Cleanup aborted")
 
 
 def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"]) -> None:
@@ -113,7 +135,7 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
         "errors": report.cleanup_errors,
         "duration_ms": report.execution_time_ms,
         "threshold_s": report.stale_threshold_seconds,
-        "reason": report.skipped or report.held or report.fallback_reason,
+        "reason": report.skipped or report.held or report.failure or report.fallback_reason,
     }
     if form == "json":
         text = json.dumps({"event": "cleanup_sweep", **fields})

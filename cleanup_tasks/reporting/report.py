@@ -67,9 +67,15 @@ class Report(BaseModel):
     #: Since when, and until when at most, in ms by the server's clock; None where that can't be told.
     held_since_ms: int | None = None
     held_until_ms: int | None = None
+    #: Why it did not come to its end, or None.
+    failure: str | None = None
     #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
     orphaned_coordinators_found: int = 0
     orphaned_coordinators_reaped: int = 0
+    #: Orphans that were sighted too short a time ago to be reaped; 0 where none is to be reaped.
+    orphaned_coordinators_waiting: int = 0
+    #: Seconds until the first of these may be reaped, or None.
+    next_orphan_due_seconds: int | None = None
     #: Part of `keys_deleted`.
     orphan_keys_deleted: int = 0
     stale_coordinator_ids: list[bytes] = Field(default_factory=list)

@@ -108,6 +108,13 @@ class Cluster:
             return True
         return False
 
+    def size(self) -> int:
+        """See `Topology.size`."""
+        try:
+            return sum(self.nodes.client(node).dbsize() for node in self.primaries)
+        except RedisError:
+            return 0
+
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`: each primary to its own cursor 0; all anew where slots moved meanwhile."""
         for _round in range(ROUNDS):

@@ -59,6 +59,13 @@ class SingleServer:
         """See `Topology.is_replica`; False where the server doesn't say."""
         return self._role in (b"slave", b"replica")
 
+    def size(self) -> int:
+        """See `Topology.size`."""
+        try:
+            return self.client.dbsize()
+        except RedisError:
+            return 0
+
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
         count = self.limits.scan_count

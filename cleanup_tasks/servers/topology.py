@@ -31,6 +31,9 @@ class Topology(Protocol):
     def is_replica(self) -> bool:
         """Whether it can only be looked at, and what it shows may lag behind its primary."""
 
+    def size(self) -> int:
+        """How many keys there are, about; 0 where that can't be told."""
+
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the end; a key may come twice."""
 

@@ -70,6 +70,19 @@ class Address:
         """Whether a user or a password is part of it."""
         return self.username is not None or self.password is not None
 
+    def __str__(self) -> str:
+        """For people: the server and the database, without the login."""
+        hosts = ", ".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+        match self.layout:
+            case Layout.CLUSTER:
+                return f"the cluster of {hosts}"
+            case Layout.SENTINEL:
+                return f"{self.service} (sentinels {hosts}), database {self.database}"
+            case Layout.SERVER:
+                return f"{self.socket or hosts}, database {self.database}"
+
 
 def parse(url: str) -> Address:
     """Read a URL of one of the forms above.

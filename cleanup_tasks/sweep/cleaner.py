@@ -51,8 +51,8 @@ class Cleaner:
                 with contextlib.suppress(RedisError):
                     sightings.forget(self._reaper.reaped_orphans)
             raise
-        if sightings is not None and self._servers.failure is None and not self._options.dry_run:
-            sightings.add_new(orphans.difference(self._reaper.reaped_orphans), self._now_ms())
+        if sightings is not None:
+            self._note(orphans.difference(self._reaper.reaped_orphans), sightings)
         while later := fleet.end_generation(self._reaper.kept):
             self._finder.find_again(later, fleet)
             self._clean_generation(orphans=False)
@@ -62,6 +62,14 @@ class Cleaner:
                 report.cleanup_errors += 1
             raise failure
         report.complete = not report.cleanup_errors
+
+    def _note(self, orphans: set[bytes], sightings: Sightings) -> None:
+        now_ms = self._now_ms()
+        if self._servers.failure is None and not self._options.dry_run:
+            sightings.add_new(orphans, now_ms)
+        waiting = sightings.seconds_to_wait(orphans, now_ms)
+        self._report.orphaned_coordinators_waiting = len(waiting)
+        self._report.next_orphan_due_seconds = min(waiting, default=None)
 
     def _clean_generation(self, *, orphans: bool) -> set[bytes]:
         """Collect and have deleted what belongs to those that are due; returns the orphans met on the way."""
@@ -128,8 +136,11 @@ class Cleaner:
 
     def _scan(self, pattern: bytes, what: str) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the end; a key may come twice."""
+        total = self._servers.size() if self._options.wants_total else 0
         seen = 0
         for page in self._servers.scan(pattern):
-            seen += len(page)
-            self._progress(what, seen, 0)
+            seen += (
+                self._servers.limits.scan_count
+            )  # the server looks at so many, and answers those that match
+            self._progress(what, min(seen, total), total)
             yield page

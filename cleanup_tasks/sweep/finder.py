@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.log import DETAIL, logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EXPLANATIONS, Reason, State, judge_values, reason_of, times_of
@@ -120,7 +120,8 @@ class Finder:
             report.unreadable_by_reason[reason] = report.unreadable_by_reason.get(reason, 0) + 1
             report.unreadable_examples.setdefault(reason, id_)
             if number < room:
-                logger.warning("Invalid or missing heartbeat: %s (%s)", keys.text(id_), EXPLANATIONS[reason])
+                text = "Invalid or missing heartbeat: %s (%s)"
+                logger.warning(text, keys.text(id_), EXPLANATIONS[reason], extra=DETAIL)
 
     def _log(self, judged: Judged) -> None:
         if logger.isEnabledFor(logging.DEBUG):

@@ -10,6 +10,9 @@ from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
 from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.url import Address
 
+#: How the reason begins why the Python engine is used where nothing was wrong.
+REQUESTED = "requested"
+
 #: What a sweep does about coordinators of which only related keys are left.
 OrphansMode = Literal["off", "report", "reap"]
 
@@ -53,6 +56,14 @@ class Options:
     #: Whether another attempt follows where this one fails for a reason that may pass.
     is_retried: bool = False
     progress: Progress = no_progress
+    #: Whether to ask how many keys there are, for whoever shows the progress of a scan.
+    wants_total: bool = False
     #: The log file, perhaps with a ``~``, or None; and the form of the summary line.
     log_path: Path | None = None
     log_format: Literal["keyvalue", "json"] = "keyvalue"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the Lua engine could not work, where the Python engine takes its place."""
+        reason = self.fallback_reason
+        return None if reason is None or reason.startswith(REQUESTED) else reason

@@ -69,6 +69,12 @@ class Sightings:
         except (OutOfMemoryError, NoPermissionError) as error:
             logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)
 
+    def seconds_to_wait(self, orphans: Iterable[bytes], now_ms: int) -> list[int]:
+        """How long those that were sighted too short a time ago have to wait; the others are left out."""
+        sighted_ms = (int(self._sighted.get(id_, now_ms)) for id_ in orphans)
+        waited_s = ((now_ms - ms) // 1000 for ms in sighted_ms if not is_older(ms, now_ms, self._threshold_s))
+        return [max(0, self._threshold_s - seconds) for seconds in waited_s]
+
     def forget(self, coordinators: Iterable[bytes]) -> None:
         """Forget some that are no orphans, or were reaped."""
         ids = [id_ for id_ in coordinators if self._sighted.pop(id_, None) is not None]

@@ -1,6 +1,7 @@
 """Has batches deleted, the next under way while one is awaited, and counts what became of them."""
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -104,6 +105,7 @@ class Reaper:
         report = self._report
         stayed = {*answer.kept, *answer.failed}
         gone: list[Due] = []
+        self._name_keys(batch, stayed)
         for number, subject in enumerate(batch.subjects):
             if not isinstance(subject, Due):
                 continue
@@ -136,8 +138,20 @@ class Reaper:
             self.kept.update(ids)
         self._report.cleanup_errors += 1
 
+    def _name_keys(self, batch: Batch, stayed: set[int]) -> None:
+        """Name each key that went; of signals and activities nobody has seen whether they were there."""
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
+        text = "[DRY-RUN] Key would be deleted" if self._report.dry_run else "Key deleted"
+        for number, group in enumerate(batch.group_keys()):
+            for key in group if number not in stayed else ():
+                unsure = ", if it was there" if key.startswith(keys.WHOLE_ID) else ""
+                logger.debug("%s%s: %s", text, unsure, keys.text(key))
+
     def _name_orphans(self, reaped: list[bytes]) -> None:
+        dry_run = self._report.dry_run
+        text = "[DRY-RUN] Orphaned coordinator would be reaped" if dry_run else "Orphaned coordinator reaped"
         room = len(reaped) if self._max_named is None else self._max_named - self._named
         for id_ in reaped[: max(0, room)]:
-            logger.info("Orphaned coordinator reaped: %s", keys.text(id_))
+            logger.info("%s: %s", text, keys.text(id_))
         self._named += len(reaped)

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.reporting.exporter import CHANNEL
-from cleanup_tasks.reporting.log import log_report, log_summary, logger
+from cleanup_tasks.reporting.log import log_failure, log_report, log_summary, logger
 from cleanup_tasks.reporting.logfile import open_log_file
 from cleanup_tasks.reporting.metrics import FIGURES, Outcome
 from cleanup_tasks.reporting.report import Report
@@ -64,17 +64,21 @@ class Sweep:
             with interrupts_unmasked(INTERRUPTS), _without_garbage_collection():
                 self._sweep()
             outcome = self._outcome()
-        except INTERRUPTS:
+        except INTERRUPTS as interrupt:
             outcome = "incomplete"
+            self.report.failure = str(interrupt) or type(interrupt).__name__
             raise
-        except ScriptingRefused:
+        except ScriptingRefused as refusal:
             outcome = "refused"
+            self.report.failure = str(refusal)
             raise
-        except NoPermissionError as error:
-            # The server doesn't say which key, so we say which ones are asked for.
-            raise NoPermissionError(f"{error}; the user needs {self._permissions()}") from error
         except RedisError as error:
             outcome = "retried" if self._options.is_retried and is_transient(error) else "failed"
+            self.report.failure = self._explained(error)
+            error.args = (self.report.failure,)  # whoever asked for the sweep reads no log
+            raise
+        except Exception as error:
+            self.report.failure = repr(error)
             raise
         finally:
             self._end(outcome, time.perf_counter() - started_s)
@@ -98,6 +102,15 @@ class Sweep:
                     self._clean(servers, lock)
                 else:
                     report.skipped = LOCKED
+
+    def _explained(self, error: RedisError) -> str:
+        text = str(error)
+        if isinstance(error, NoPermissionError):
+            # The server doesn't say which key, so we say which ones are asked for.
+            text += f"; the user needs {self._permissions()}"
+        if self._options.refusal:
+            text += f"; before this the Lua engine was refused: {self._options.refusal}"
+        return text
 
     def _permissions(self) -> str:
         options = self._options
@@ -140,6 +153,8 @@ class Sweep:
         report.finish(elapsed_s)
         if outcome not in ("retried", "refused") and (outcome != "failed" or self.connected):
             log_report(report)
+        if outcome == "failed" and report.failure:
+            log_failure(report.failure, connected=self.connected)
         log_summary(report, outcome, options.log_format)
         came_to_its_end = outcome in ("success", "incomplete", "dry_run", "held")
         counts = came_to_its_end and not report.dry_run

@@ -1,0 +1,105 @@
+"""The kinds of options, and a help that shows the settings in force."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from cleanup_tasks.reporting.durations import in_words, read_seconds
+from cleanup_tasks.servers import url
+from cleanup_tasks.settings import InvalidSettings, Settings, load_settings
+
+MAX_SECONDS = 999_999_999
+
+EXIT_STATUSES = [
+    ("0", "success, also where nothing was to be done or another sweep is running"),
+    ("1", "no connection to Redis; nothing was done"),
+    ("2", "errors during the cleanup, or a wrong option or setting"),
+    ("3", "held: nobody seems to be alive, so nothing was deleted"),
+    ("129, 130, 143", "stopped by SIGHUP, Ctrl-C or SIGTERM; the next run goes on"),
+]
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
+    """A duration, as whole seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `click.ParamType`."""
+        try:
+            seconds = read_seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds > MAX_SECONDS:
+            self.fail(f"{value!r} is too long, at most {MAX_SECONDS} seconds", param, ctx)
+        return seconds
+
+
+class RedisUrl(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
+    """A URL of the coordination Redis; what is wrong with one is told without showing it."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType`."""
+        try:
+            url.parse(value)
+        except ValueError as error:
+            self.fail(f"{error}; an example: redis://user:password@localhost:6379/0", param, ctx)
+        return str(value)
+
+
+class SettingOption(click.Option):
+    """An option that wins over a setting; the help names the variable and its value."""
+
+    def __init__(self, *args: Any, variable: str, value: Callable[[Settings], object], **rest: Any) -> None:
+        """`value` is what the option would have to be given to say the same as the settings."""
+        super().__init__(*args, **rest)
+        self.variable = variable
+        self._value = value
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """See `click.Option`."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        return record[0], f"{record[1]}  [env: {self.variable}; default: {self._value(_settings())}]"
+
+
+class CommandWithSettings(click.Command):
+    """A command whose help ends with the exit statuses and the variables that have no option."""
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Command`."""
+        with formatter.section("Exit status"):
+            formatter.write_dl(EXIT_STATUSES)
+        of_options = {param.variable for param in self.params if isinstance(param, SettingOption)}
+        settings = _settings()
+        rows = []
+        for name, field in Settings.model_fields.items():
+            value = getattr(settings, name)
+            shown = "" if value is None or isinstance(value, SecretStr) else f"  [default: {value}]"
+            if name.upper() not in of_options:
+                rows.append((name.upper(), f"{field.description}{shown}"))
+        with formatter.section("Environment"):
+            formatter.write_dl(rows)
+
+
+def _settings() -> Settings:
+    """Those in force; where the environment is wrong, which a run says, those of an empty one."""
+    try:
+        return load_settings()
+    except InvalidSettings:
+        return Settings.model_construct()
+
+
+def threshold_of(settings: Settings) -> str:
+    """The threshold of the settings."""
+    return in_words(settings.cleanup_stale_threshold_seconds)
+
+
+def address_of(settings: Settings) -> str:
+    """The address of the settings, without the login."""
+    return str(url.parse(settings.coordination_url))
