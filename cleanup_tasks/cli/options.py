@@ -6,9 +6,10 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
+from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.reporting.durations import in_words, read_seconds
 from cleanup_tasks.servers import url
-from cleanup_tasks.settings import InvalidSettings, Settings, load_settings
+from cleanup_tasks.settings import Settings, load_settings
 
 MAX_SECONDS = 999_999_999
 
@@ -47,7 +48,7 @@ class RedisUrl(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no t
         try:
             url.parse(value)
         except ValueError as error:
-            self.fail(f"{error}; an example: redis://user:password@localhost:6379/0", param, ctx)
+            self.fail(str(error), param, ctx)
         return str(value)
 
 

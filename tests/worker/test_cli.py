@@ -95,7 +95,7 @@ def test_wrong_password(server: Server) -> None:
         (["--stale-thresold", "600"], "Did you mean '--stale-threshold'?"),
         (["--orphans", "eat"], "'--orphans': 'eat' is not one of 'off', 'report', 'reap'"),
         (["--dryrun"], "--dryrun"),
-        (["--redis-url", "http://localhost"], "'--redis-url': not of an accepted form; an example: redis://"),
+        (["--redis-url", "http://localhost"], "'--redis-url': it begins with none of "),
         (["--redis-url", "redis://h:70000"], "'--redis-url': a port is not in 1 to 65535; an example: "),
         (["--redis-url", ""], "'--redis-url': "),
         (["600", "1"], "600"),
