@@ -41,6 +41,8 @@ ORDER = [
     "activeCoordinators",
     "unreadableHeartbeats",
     "heartbeatsAhead",
+    "unreadableByReason",
+    "unreadableExamples",
     "revivedCoordinators",
     "cleanupErrors",
     "complete",
