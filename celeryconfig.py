@@ -8,6 +8,7 @@ import json
 from kombu import Exchange, Queue
 
 from cleanup_tasks.broker import CelerySettings
+from cleanup_tasks.schedule import beat_entry
 from cleanup_tasks.settings import IntervalSettings
 
 _settings = CelerySettings.read()
@@ -47,13 +48,6 @@ task_annotations = dict.fromkeys(("cleanup_tasks.cleanup", "cleanup_tasks.cleanu
 worker_send_task_events = True
 task_send_sent_event = True
 
-beat_schedule = {
-    "cleanup-blocking-coordination": {
-        "task": "cleanup_tasks.cleanup",
-        "schedule": float(_interval_s),
-        # Without a worker, messages must not pile up.
-        "options": {"queue": "cleanup", "expires": 0.9 * _interval_s},
-    },
-}
-# Keeps no file, which could be damaged; the first run comes one interval after the start.
+beat_schedule = {"cleanup-blocking-coordination": beat_entry(_interval_s, queue="cleanup")}
+# Keeps no file, which could be damaged.
 beat_scheduler = "celery.beat:Scheduler"

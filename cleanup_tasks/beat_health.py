@@ -1,7 +1,7 @@
 """The beat's sign of life: a file that is touched with every cleanup it has sent.
 
 ``python -m cleanup_tasks.beat_health`` is the health check: exit status 0 if that was within two intervals.
-The start of the beat counts as a sign of life, for the first cleanup comes an interval later.
+The start of the beat is no sign of life: its first cleanup follows at once.
 """
 
 import sys
@@ -20,7 +20,6 @@ PATIENCE = 2
 @signals.beat_init.connect
 def _watch(**_: Any) -> None:
     """In a beat, and nowhere else, touch the file from now on."""
-    _touch()
     signals.after_task_publish.connect(_touch, sender="cleanup_tasks.cleanup", weak=False)
 
 
@@ -38,10 +37,10 @@ def fault() -> str | None:
     try:
         age_s = time.time() - path.stat().st_mtime
     except OSError as error:
-        return f"the beat has left no sign of life: {error}"
+        return f"the beat has sent no cleanup yet: {error}"
     allowed_s = PATIENCE * IntervalSettings.read().cleanup_interval_seconds
-    if age_s > allowed_s:
-        return f"the beat last sent a cleanup {age_s:.0f} s ago, more than {allowed_s} s"
+    if not -1 <= age_s <= allowed_s:  # in the future where the clock was set back, and the beat waits
+        return f"the beat last sent a cleanup {age_s:.0f} s ago, which is not within {allowed_s} s"
     return None
 
 

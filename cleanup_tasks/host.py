@@ -11,6 +11,7 @@ from celery.app.routes import prepare as prepared_routes
 from kombu.utils.functional import maybe_list
 
 from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.schedule import beat_entry
 from cleanup_tasks.settings import IntervalSettings
 
 MODULE = "cleanup_tasks.tasks"
@@ -103,12 +104,7 @@ def _annotations(conf: Any, interval_s: float) -> Any:
 
 def _schedule(conf: Any, interval_s: float, *, is_asked_for: bool) -> dict[str, Any]:
     there = dict(conf.beat_schedule or {})
-    ours = {
-        "task": CLEANUP,
-        "schedule": interval_s,
-        # Without a worker, messages must not pile up.
-        "options": {"expires": 0.9 * interval_s},
-    }
+    ours = beat_entry(interval_s)
     if there.get(ENTRY) == ours:
         return there
     theirs = [name for name, entry in there.items() if name == ENTRY or _cleans(entry)]

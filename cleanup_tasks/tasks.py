@@ -20,6 +20,7 @@ from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
+from cleanup_tasks.schedule import interval_of
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
 from cleanup_tasks.sweep.options import REQUESTED
@@ -155,6 +156,7 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         arguments,
         engine=engine,
         fallback_reason=attempt.fallback_reason,
+        beat_interval_s=interval_of(task.request.headers),
         owner=task.request.id or "",
         previous=attempt.previous,
         is_retried=not is_alone and attempt.retries < len(BACKOFF_S),

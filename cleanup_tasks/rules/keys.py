@@ -33,6 +33,7 @@ IDEMPOTENCY = b"blocking:idempotency:"
 
 LOCK = b"blocking:cleanup:lock"
 SIGHTINGS = b"blocking:cleanup:orphans"
+COOLDOWN = b"blocking:cleanup:cooldown"
 
 #: Families besides the heartbeat whose names end with the whole id. They go with their coordinator, whether
 #: a scan saw them or not.

@@ -47,6 +47,8 @@ class Options:
     restart_grace_s: int = 60
     #: How often sweeps are due, in seconds.
     interval_s: int = 300
+    #: How often beat asks for it, in seconds; None where somebody else does.
+    beat_interval_s: float | None = None
     #: The lock's token; all attempts of a task have the same.
     owner: str = ""
     #: How many coordinators a sweep names in the log, of each kind; None: all.

@@ -13,7 +13,7 @@ from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import log_failure, log_report, log_summary, logger
 from cleanup_tasks.reporting.logfile import open_log_file
 from cleanup_tasks.reporting.metrics import FIGURES, Outcome
-from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.reporting.report import PreviousAttempts, Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import ScriptingRefused, interrupts_unmasked, is_transient
@@ -22,10 +22,13 @@ from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
+from cleanup_tasks.sweep.cooldown import Cooldown
 from cleanup_tasks.sweep.options import Options
 
 #: Why a sweep that found the lock held did nothing.
 LOCKED = "another sweep is running"
+#: Why one that beat asked for did nothing though the lock was free.
+COOLED = "beat's last sweep began less than half an interval ago"
 #: What breaks a sweep off from outside: no failure, for the next sweep goes on where this one stopped.
 INTERRUPTS = (KeyboardInterrupt, SoftTimeLimitExceeded)
 
@@ -98,10 +101,12 @@ class Sweep:
                 self._clean(servers, lock=None)
                 return
             with SweepLock(servers.client_for(keys.LOCK), options.owner) as lock:
-                if lock.acquire():
+                if not lock.acquire():
+                    report.skipped = LOCKED
+                elif options.beat_interval_s is None:
                     self._clean(servers, lock)
                 else:
-                    report.skipped = LOCKED
+                    self._clean_unless_cool(servers, lock, Cooldown(servers, options.beat_interval_s))
 
     def _explained(self, error: RedisError) -> str:
         text = str(error)
@@ -119,6 +124,15 @@ class Sweep:
             *(acl.DATABASE if options.address.database else ()),
             *(acl.CLUSTER if options.address.layout is Layout.CLUSTER else ()),
         )
+
+    def _clean_unless_cool(self, servers: Topology, lock: SweepLock, cooldown: Cooldown) -> None:
+        # what an attempt before this one has begun is brought to its end
+        if self._options.previous == PreviousAttempts() and cooldown.is_on():
+            self.report.skipped = COOLED
+            return
+        self._clean(servers, lock)
+        if self._outcome() == "success":
+            cooldown.begin()
 
     def _clean(self, servers: Topology, lock: SweepLock | None) -> None:
         def go_on(what: str, done: int, total: int) -> None:

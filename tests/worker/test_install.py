@@ -99,7 +99,7 @@ def test_all_of_theirs_is_still_there(host: Celery, routes: Any, annotations: An
     assert limits == [LIMITED, LIMITED]
     assert host.tasks[TASKS[0]].priority == (2 if annotations == ANNOTATIONS[-1] else None)
     entry = host.conf.beat_schedule[ENTRY]
-    assert (entry["task"], entry["schedule"]) == ("cleanup_tasks.cleanup", 60.0)
+    assert (entry["task"], entry["schedule"].seconds) == ("cleanup_tasks.cleanup", 60.0)
     # once more changes nothing
     after = dict(host.conf)
     install(host, queue="maintenance", interval=60)
@@ -111,14 +111,14 @@ def test_what_the_caller_leaves_open(host: Celery, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("REDIS_PORT", "somebody else's")
     host.conf.task_routes = {"cleanup*": {"queue": "theirs", "priority": 1}}
     install(host)
-    assert host.conf.beat_schedule[ENTRY]["schedule"] == 60.0
+    assert host.conf.beat_schedule[ENTRY]["schedule"].seconds == 60.0
     assert [queue for queue, _ in seen(host, *TASKS)] == ["theirs", "theirs"]
 
 
 def test_a_wrong_setting_stops_no_application(host: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLEANUP_INTERVAL_SECONDS", "often")
     install(host)
-    assert host.conf.beat_schedule[ENTRY]["schedule"] == 300.0
+    assert host.conf.beat_schedule[ENTRY]["schedule"].seconds == 300.0
 
 
 def test_a_cleanup_of_theirs_is_the_only_one(host: Celery) -> None:

@@ -1,0 +1,60 @@
+"""When beat sends a cleanup: on the wall clock, and once soon after its own start."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from celery.schedules import schedstate, schedule
+
+#: The header of a message of beat's that says how often it sends one, in seconds.
+INTERVAL_HEADER = "x-cleanup-interval"
+
+
+class WallClock(schedule):
+    """Due once in each interval of the wall clock, however often beat starts anew in between.
+
+    Every 300 seconds is at :00, :05, :10 and so on. Each look stands for itself, so that a clock that jumps
+    costs one interval at most.
+    """
+
+    def __init__(self, interval_s: float, offset_s: float = 0, *, app: Any = None) -> None:
+        """Every `interval_s` seconds since the epoch, and `offset_s` seconds later than that."""
+        super().__init__(interval_s, app=app)
+        self.offset_s = offset_s
+
+    def is_due(self, last_run_at: datetime) -> schedstate:
+        """Whether the interval is another one than that of the last time, and the seconds until the next."""
+        now_s = self.now().timestamp() - self.offset_s
+        last_s = self.maybe_make_aware(last_run_at).timestamp() - self.offset_s
+        return schedstate(
+            now_s // self.seconds != last_s // self.seconds, self.seconds - now_s % self.seconds
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same schedule; where it is not, a beat that keeps a file takes the new one."""
+        return isinstance(other, WallClock) and self.__reduce__() == other.__reduce__()
+
+    def __reduce__(self) -> tuple[type, tuple[float, float]]:
+        """For a beat that keeps a file."""
+        return type(self), (self.seconds, self.offset_s)
+
+
+def beat_entry(interval_s: float, *, offset_s: float = 0, **options: Any) -> dict[str, Any]:
+    """An entry of `beat_schedule` that sends a cleanup in every interval; `options` are for apply_async.
+
+    Messages have no `expires`: that is an instant by beat's clock, and a worker whose clock is ahead would
+    revoke every one. Messages that have piled up do no harm, see `sweep.cooldown`.
+    """
+    return {
+        "task": "cleanup_tasks.cleanup",
+        "schedule": WallClock(interval_s, offset_s),
+        # Long ago: so the first is sent at beat's start.
+        "last_run_at": datetime.fromtimestamp(0, UTC),
+        "options": {"headers": {INTERVAL_HEADER: interval_s}, **options},
+    }
+
+
+def interval_of(headers: Mapping[str, Any] | None) -> float | None:
+    """How often beat sends such a message, in seconds; None where no entry of ours did."""
+    interval_s = (headers or {}).get(INTERVAL_HEADER)
+    return interval_s if isinstance(interval_s, int | float) else None
