@@ -199,10 +199,14 @@ class Sweep:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Python's search for cyclic garbage takes a sixth of a large sweep, and finds none."""
+    """Python's search for cyclic garbage takes a sixth of a large sweep, and finds none.
+
+    Only who found it on switches it on again. So it is in the end as it was, also where several sweeps of one
+    process overlap, and where the process had it off.
+    """
     was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    try:  # from here on, for a time limit may strike between any two steps
+        gc.disable()
         yield
     finally:
         if was_enabled:

