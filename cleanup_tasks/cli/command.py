@@ -1,11 +1,8 @@
 """The command's options, and what it does with them: options -> sweeps -> output."""
 
-import contextlib
 import json
 import sys
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import click
@@ -16,6 +13,7 @@ from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.cli.options import (
     CommandWithSettings,
     Duration,
+    MetricsFileType,
     RedisUrl,
     SettingOption,
     address_of,
@@ -28,9 +26,9 @@ from cleanup_tasks.cli.summary import summary
 from cleanup_tasks.cli.sweeping import ERRORS, Ended, exit_status, sweep_each
 from cleanup_tasks.reporting.durations import EXAMPLES, in_words
 from cleanup_tasks.reporting.log import logger
-from cleanup_tasks.reporting.metrics import METRICS, REGISTRY
-from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import Settings, load_settings
+from cleanup_tasks.reporting.metrics import METRICS
+from cleanup_tasks.reporting.metrics_file import MetricsFile
+from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.options import REQUESTED, OrphansMode
 
 #: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
@@ -70,7 +68,7 @@ SHORT_THRESHOLD_S = 60
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
     "--metrics-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=MetricsFileType(),
     metavar="PATH",
     help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
     "textfile collector (*.prom).",
@@ -85,7 +83,7 @@ def command(
     force: bool,
     redis_url: str | None,
     as_json: bool,
-    metrics_file: Path | None,
+    metrics_file: MetricsFile | None,
     verbose: bool,
 ) -> None:
     """Remove what dead coordinators left in Redis, without touching a living one."""
@@ -111,10 +109,13 @@ def command(
     )
     _warn_of_short_threshold(options.threshold_s)
     stopping = Stopping()
-    with stopping.on_signals(), _metrics_file(metrics_file, settings):
+    METRICS.watch({options.target: options.interval_s})
+    with stopping.on_signals():
         ended = sweep_each([options], stopping, None if style.shows_log else stderr)
         _show(ended, style)
-    sys.exit(exit_status(ended, stopping))
+        is_written = metrics_file is None or _write(metrics_file)
+    status = exit_status(ended, stopping)
+    sys.exit(status if is_written else status or ERRORS)
 
 
 def _show(ended: list[Ended], style: Style) -> None:
@@ -135,20 +136,11 @@ def _warn_of_short_threshold(threshold_s: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def _metrics_file(path: Path | None, settings: Settings) -> Iterator[None]:
-    """Go on from the file's figures, and write it when the sweep has ended, however it did.
-
-    Failing to write ends the command with status 2: somebody waits for that file.
-    """
-    if path is None:
-        yield
-        return
-    METRICS.watch({DEFAULT_TARGET: settings.cleanup_interval_seconds})
-    METRICS.continue_from(path)
-    yield
+def _write(metrics_file: MetricsFile) -> bool:
+    """Whether the metrics are in the file; somebody waits for them."""
     try:
-        METRICS.write(path, REGISTRY)
-    except OSError as error:
+        metrics_file.add(METRICS)
+    except (OSError, ValueError) as error:
         logger.error("Metrics file can't be written: %s", error)
-        sys.exit(ERRORS)
+        return False
+    return True

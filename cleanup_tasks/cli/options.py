@@ -1,6 +1,7 @@
 """The kinds of options, and a help that shows the settings in force."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,6 +9,7 @@ from pydantic import SecretStr
 
 from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.reporting.durations import in_words, read_seconds
+from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.servers import url
 from cleanup_tasks.settings import Settings, load_settings
 
@@ -50,6 +52,21 @@ class RedisUrl(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no t
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+
+class MetricsFileType(click.ParamType):  # type: ignore[type-arg]
+    """The path of a metrics file; one that is somebody else's or can't be written is refused."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MetricsFile:
+        """See `click.ParamType`."""
+        try:
+            file = MetricsFile(Path(value))
+            file.check()
+        except (OSError, ValueError) as error:
+            self.fail(str(error), param, ctx)
+        return file
 
 
 class SettingOption(click.Option):

@@ -1,23 +1,18 @@
-"""The Prometheus metrics of the cleanup, and the file that a node exporter reads.
+"""The Prometheus metrics of the cleanup.
 
 They belong to one process, see `exporter` for a worker's children. Counters keep pace with the report
 while a sweep runs, so what a killed sweep did up to then is counted. A dry run counts as a sweep with
 that outcome, and as nothing else.
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, write_to_textfile
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
-
-from cleanup_tasks.reporting.log import logger
 
 #: How a sweep ended. ``held``: nobody seemed to be alive, so nothing was deleted. ``retried`` and ``refused``
 #: are attempts that another attempt follows (the latter by the Python engine); ``lost`` is one whose process
@@ -128,7 +123,8 @@ class Metrics(Collector):
         self.interval = Gauge(
             "cleanup_interval_seconds", "How often the cleanup is meant to run.", ["target"], registry=None
         )
-        self._earlier: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        #: Gauges that this process has set, by name and target.
+        self._set: set[tuple[str, str]] = set()
         registry.register(self)
 
     def _gauges(self) -> tuple[Gauge, ...]:
@@ -138,7 +134,7 @@ class Metrics(Collector):
     def watch(self, intervals: Mapping[str, int]) -> None:
         """Show these targets, all their figures at zero, and how often each is swept, in seconds."""
         for target, interval_s in intervals.items():
-            self.interval.labels(target).set(interval_s)
+            self._note(self.interval, target, interval_s)
             for metric in (*self.figures.values(), *self._gauges()):
                 metric.labels(target)
             for engine in ENGINES:
@@ -170,18 +166,26 @@ class Metrics(Collector):
         if duration_s is not None:
             self.duration.labels(target, engine).observe(duration_s)
         if stale is not None:
-            self.last_stale.labels(target).set(stale)
+            self._note(self.last_stale, target, stale)
         if orphaned is not None:
-            self.last_orphaned.labels(target).set(orphaned)
+            self._note(self.last_orphaned, target, orphaned)
         if held is not None:
-            self.last_held.labels(target).set(held)
+            self._note(self.last_held, target, held)
         if fallback_reason is not None:
             self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
         if outcome == "success":
-            self.last_success.labels(target).set(time.time())
+            self._note(self.last_success, target, time.time())
+
+    def was_set(self, sample: Sample) -> bool:
+        """Whether a gauge's value was set by this process, and is not the zero that it begins with."""
+        return (sample.name, sample.labels["target"]) in self._set
+
+    def _note(self, gauge: Gauge, target: str, value: float) -> None:
+        gauge.labels(target).set(value)
+        self._set.update((family.name, target) for family in gauge.describe())
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, on top of what `continue_from` read."""
+        """Every metric."""
         metrics: Iterable[Collector] = (
             self.sweeps,
             *self.figures.values(),
@@ -193,49 +197,8 @@ class Metrics(Collector):
         for metric in metrics:
             for family in metric.collect():
                 # When a counter was made is of no use to anybody and would double the series.
-                samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-                if family.type != "gauge":
-                    samples = [
-                        sample._replace(value=sample.value + self._earlier.get(_series(sample), 0))
-                        for sample in samples
-                    ]
-                family.samples = samples
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
                 yield family
-
-    def continue_from(self, path: Path) -> None:
-        """Go on from the figures of a file that `write` left: a counter must not begin anew every run.
-
-        It says nothing of targets that `watch` has not been told of.
-
-        A file that can't be read costs a warning, for the sweep is worth more than its history.
-        """
-        try:
-            families = list(text_string_to_metric_families(path.read_text()))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            logger.warning("Metrics file can't be read, counting from zero: %s: %s", path, error)
-            return
-        for sample in (sample for family in families for sample in family.samples):
-            if math.isfinite(sample.value):
-                self._earlier[_series(sample)] = sample.value
-        for gauge in self._gauges():
-            for family in gauge.collect():
-                for sample in family.samples:
-                    gauge.labels(**sample.labels).set(self._earlier.get(_series(sample), 0))
-
-    @staticmethod
-    def write(path: Path, registry: CollectorRegistry) -> None:
-        """Write the node exporter's text file; a reader finds the old one or the new one, never a part.
-
-        Raises:
-            OSError: it can't be written.
-        """
-        write_to_textfile(str(path), registry)
-
-
-def _series(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:
-    return sample.name, frozenset(sample.labels.items())
 
 
 #: The registry of this process, apart from everybody else's metrics.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, LOW_LATENCY
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port
@@ -85,32 +86,6 @@ def test_wrong_password(server: Server) -> None:
     assert "secret" not in ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--stale-threshold", "-1"], "'--stale-threshold': '-1' is no duration; write 600, 90s, 10m"),
-        (["--stale-threshold", "1.5"], "'--stale-threshold': '1.5' is no duration; write 600, 90s, 10m"),
-        (["--stale-threshold", "soon"], "'--stale-threshold': 'soon' is no duration; write 600, 90s, 10m"),
-        (["--stale-threshold", "99999d"], "'--stale-threshold': '99999d' is too long"),
-        (["--stale-thresold", "600"], "Did you mean '--stale-threshold'?"),
-        (["--orphans", "eat"], "'--orphans': 'eat' is not one of 'off', 'report', 'reap'"),
-        (["--dryrun"], "--dryrun"),
-        (["--redis-url", "http://localhost"], "'--redis-url': it begins with none of "),
-        (["--redis-url", "redis://h:70000"], "'--redis-url': a port is not in 1 to 65535; an example: "),
-        (["--redis-url", ""], "'--redis-url': "),
-        (["600", "1"], "600"),
-    ],
-)
-def test_wrong_options_touch_nothing(
-    server: Server, client: Redis, arguments: list[str], message: str
-) -> None:
-    write_acceptance_data(client, 10, 1)
-    ended = run_command(server.url, *arguments)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.search(rf"^Error: .*{re.escape(message)}", ended.stderr, re.MULTILINE)
-    assert client.dbsize() == 10 * KEYS_EACH
-
-
 @pytest.mark.parametrize("more", [[], ["--fallback"]], ids=["lua", "fallback"])
 def test_a_dry_run_announces_what_the_real_run_deletes(
     server: Server, client: Redis, more: list[str]
@@ -131,19 +106,6 @@ def test_a_dry_run_announces_what_the_real_run_deletes(
     assert sorted(done["staleCoordinatorIds"]) == sorted(announced["staleCoordinatorIds"])
     assert client.dbsize() == 600
     assert done["implementation"] == ("python" if more else "lua")
-
-
-def test_threshold_and_url_win_over_the_environment(server: Server, client: Redis) -> None:
-    write_acceptance_data(client, 10, 5)
-    ended = run_command(
-        "redis://127.0.0.1:1",
-        "--redis-url",
-        server.url,
-        "--stale-threshold=30",
-        "--json",
-        CLEANUP_STALE_THRESHOLD_SECONDS="900",
-    )
-    assert json.loads(ended.stdout)["staleCoordinatorsFound"] == 10
 
 
 def test_verbose_names_every_coordinator(server: Server, client: Redis) -> None:
@@ -233,8 +195,65 @@ def test_a_missing_permission_is_named(server: Server, client: Redis) -> None:
     assert client.dbsize() == 10 * KEYS_EACH
 
 
-def test_a_metrics_file_that_cannot_be_written_hides_no_metrics(server: Server, client: Redis) -> None:
-    write_acceptance_data(client, 100, 10)
-    ended = run_command(server.url, "--json", "--metrics-file", "/dev/null/cleanup.prom")
+def test_both_causes_where_both_engines_fail(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    client.execute_command(
+        "ACL", "SETUSER", "two", "on", ">pw", "~*", "+@all", "-evalsha", "-eval", "-unlink"
+    )  # type: ignore[no-untyped-call]
+    ended = run_command(server.url.replace("redis://", "redis://two:pw@"))
     assert ended.returncode == 2
-    assert json.loads(ended.stdout)["keysDeleted"] == 90 * KEYS_EACH
+    (failed,) = (line for line in texts(ended.stderr) if line.startswith("Cleanup failed: "))
+    (summary,) = (line for line in texts(ended.stdout) if line.startswith("cleanup_sweep outcome=failed"))
+    for line in (failed, summary):
+        assert re.search("'unlink' command.*; before this the Lua engine was refused: .*'evalsha'", line)
+
+
+def test_the_summary_says_why_a_sweep_failed_and_comes_last(tmp_path: Path) -> None:
+    log = tmp_path / "cleanup.log"
+    run_command(f"redis://127.0.0.1:{free_port()}", CLEANUP_LOG_FILE=str(log))
+    failed, aborted, summary = texts(log.read_text())
+    assert failed.startswith("Redis connection failed: ")
+    assert aborted == "Cleanup aborted"
+    assert f"reason={json.dumps(failed.removeprefix('Redis connection failed: '))}" in summary
+
+
+def test_a_dry_run_says_so_in_every_line_of_the_log(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    client.hset(keys.SIGHTINGS, "ghost", "1000000000000")
+    client.set(keys.signal(b"ghost"), "1")
+    lines = texts(run_command(server.url, "--dry-run", "--orphans", "reap").stdout)
+    *lines, summary = lines
+    assert "dry_run=true" in summary
+    assert [line for line in lines if not line.startswith("[DRY-RUN] ")] == []
+    told = [line.removeprefix("[DRY-RUN]").strip() for line in lines]
+    for expected in (
+        "Orphaned coordinator would be reaped: ghost",
+        "Orphaned coordinators reaped: 1 (would be)",
+        "Keys deleted: 55 (would be)",
+        "Cleanup completed successfully: would delete 55 keys, deleted none",
+    ):
+        assert expected in told
+
+
+def test_verbose_names_the_keys(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 2, 1)
+    announced = texts(run_command(server.url, "--verbose", "--dry-run").stdout)
+    gone = set(client.keys("*test-coordinator*"))
+    lines = texts(run_command(server.url, "--verbose").stdout)
+    named = {line.split(": ", 1)[1].encode() for line in lines if line.startswith("Key deleted")}
+    assert named == gone
+    assert "Key deleted: blocking:heartbeat:test-coordinator-0" in lines
+    assert "Key deleted, if it was there: blocking:signal:test-coordinator-0" in lines
+    assert "[DRY-RUN] Key would be deleted: blocking:heartbeat:test-coordinator-0" in announced
+
+
+def test_an_orphan_that_waits_is_counted(server: Server, client: Redis) -> None:
+    client.set(keys.signal(b"ghost"), "1")
+    report = json.loads(run_command(server.url, "--orphans", "reap", "--json").stdout)
+    assert (report["orphanedCoordinatorsFound"], report["orphanedCoordinatorsReaped"]) == (1, 0)
+    assert (report["orphanedCoordinatorsWaiting"], report["nextOrphanDueSeconds"]) == (1, 600)
+    again = texts(run_command(server.url, "--orphans", "reap").stdout)
+    assert any(
+        re.fullmatch(r"Orphaned coordinators waiting: 1 \(due in (10 min|9 min 5\d s)\)", line)
+        for line in again
+    )

@@ -1,4 +1,4 @@
-"""The metrics of a real worker, whatever becomes of its children, and of the command."""
+"""The metrics of a real worker, whatever becomes of its children."""
 
 import os
 import signal
@@ -17,8 +17,7 @@ from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import Fleet, fleet
 from demo.servers import Server, running_server, wait_until
-from tests.support.command import run_command
-from tests.support.scraping import Figures, changed, read, scrape
+from tests.support.scraping import Figures, changed, scrape
 from tests.support.sweeping import write_heartbeat
 
 POOLS = {
@@ -306,64 +305,3 @@ def test_a_taken_port_stops_the_worker(server: Server, broker: Server, tmp_path:
             assert worker.wait(timeout=60) == 1
         log = running.stack.log("worker")
         assert f"CLEANUP_METRICS_PORT: can't listen on 127.0.0.1:{running.metrics_port}" in log
-
-
-class TestMetricsFile:
-    """The command's --metrics-file."""
-
-    @staticmethod
-    def run(server: Server, path: Path, *arguments: str, url: str = "") -> subprocess.CompletedProcess[str]:
-        """The command with a metrics file."""
-        return run_command(url or server.url, "--metrics-file", str(path), *arguments)
-
-    def test_runs_add_up(self, client: Redis, server: Server, tmp_path: Path) -> None:
-        path = tmp_path / "cleanup.prom"
-        some_coordinators(client)
-        assert self.run(server, path).returncode == 0
-        first = read(path)
-        with path.open() as old:
-            some_coordinators(client)
-            assert self.run(server, path, "--fallback").returncode == 0
-            # the file was replaced, not written over: a reader of the old one sees all of it
-            assert 'cleanup_keys_deleted_total{target="default"} 24.0' in old.read()
-        assert self.run(server, path, url="redis://127.0.0.1:1/0").returncode == 1
-        figures = read(path)
-        assert set(figures) == set(first)
-        assert changed(figures) == {
-            'cleanup_sweeps_total{engine="lua",outcome="success"}': 1,
-            'cleanup_sweeps_total{engine="python",outcome="success"}': 1,
-            'cleanup_sweeps_total{engine="lua",outcome="failed"}': 1,
-            'cleanup_sweep_duration_seconds_count{engine="lua"}': 1,
-            'cleanup_sweep_duration_seconds_count{engine="python"}': 1,
-            'cleanup_fallbacks_total{reason="requested"}': 1,
-            "cleanup_coordinators_checked_total": 14,
-            "cleanup_coordinators_stale_total": 8,
-            "cleanup_coordinators_reaped_total": 8,
-            "cleanup_coordinators_unreadable_total": 2,
-            "cleanup_keys_deleted_total": 48,
-            "cleanup_last_sweep_stale_coordinators": 4,
-        }
-        for engine in ("lua", "python"):
-            buckets = [value for series, value in figures.items() if f'_bucket{{engine="{engine}"' in series]
-            assert buckets == sorted(buckets)
-            assert buckets[-1] == 1
-        # a failed run does not make the last success older or newer
-        success = figures["cleanup_last_success_timestamp_seconds"]
-        assert first["cleanup_last_success_timestamp_seconds"] <= success <= client.time()[0] + 1
-        assert [path.name for path in tmp_path.iterdir()] == ["cleanup.prom"]
-
-    def test_a_damaged_file_costs_the_history(self, client: Redis, server: Server, tmp_path: Path) -> None:
-        path = tmp_path / "cleanup.prom"
-        path.write_text("cleanup_keys_deleted_total twelve\n")
-        some_coordinators(client)
-        done = self.run(server, path)
-        assert done.returncode == 0
-        assert "Metrics file can't be read, counting from zero" in done.stdout + done.stderr
-        assert read(path)["cleanup_keys_deleted_total"] == 24
-
-    def test_a_file_that_cannot_be_written(self, client: Redis, server: Server, tmp_path: Path) -> None:
-        some_coordinators(client)
-        done = self.run(server, tmp_path / "missing" / "cleanup.prom")
-        assert done.returncode == 2
-        assert "Metrics file can't be written" in done.stderr
-        assert client.dbsize() == 13  # the sweep itself was done
