@@ -8,11 +8,10 @@ import json
 from kombu import Exchange, Queue
 
 from cleanup_tasks.broker import CelerySettings
-from cleanup_tasks.schedule import beat_entry
-from cleanup_tasks.settings import IntervalSettings
+from cleanup_tasks.schedule import beat_entries, time_limits
+from cleanup_tasks.targets import intervals
 
 _settings = CelerySettings.read()
-_interval_s = IntervalSettings.read().cleanup_interval_seconds
 
 broker_url = _settings.celery_broker_url.get_secret_value()
 result_backend = _settings.celery_result_backend.get_secret_value()
@@ -39,8 +38,8 @@ task_acks_late = False
 worker_prefetch_multiplier = 1
 task_track_started = True
 
-# Both below the interval, so that a stuck run never meets the next one.
-_limits = {"soft_time_limit": 0.8 * _interval_s, "time_limit": 0.9 * _interval_s}
+# Of a cleanup that somebody else than beat asks for.
+_limits = time_limits(max(intervals().values()))
 # whole names: Celery knows no patterns here
 task_annotations = dict.fromkeys(("cleanup_tasks.cleanup", "cleanup_tasks.cleanup_fallback"), _limits)
 
@@ -48,6 +47,6 @@ task_annotations = dict.fromkeys(("cleanup_tasks.cleanup", "cleanup_tasks.cleanu
 worker_send_task_events = True
 task_send_sent_event = True
 
-beat_schedule = {"cleanup-blocking-coordination": beat_entry(_interval_s, queue="cleanup")}
+beat_schedule = beat_entries(intervals(), queue="cleanup")
 # Keeps no file, which could be damaged.
 beat_scheduler = "celery.beat:Scheduler"

@@ -42,13 +42,14 @@ def pin(pid: int, *, server: bool = False) -> None:
 class Place:
     """One server, or the three primaries of a cluster, with a data set; `url` is what a sweep is given."""
 
-    def __init__(self, stack: ExitStack, dataset: Dataset, *, cluster: bool) -> None:
+    def __init__(self, stack: ExitStack, dataset: Dataset, *, cluster: bool, own_core: bool = True) -> None:
         """Start servers that run until the end of a stack; nothing is written yet."""
         if cluster:  # they share the cores with everybody
             servers = stack.enter_context(running_nodes(*CONFIG.split()))
         else:
             servers = [stack.enter_context(running_server(*CONFIG.split()))]
-            pin(servers[0].process.pid, server=True)
+            if own_core:
+                pin(servers[0].process.pid, server=True)
         self.ports, self.dataset, self.single = [s.port for s in servers], dataset, not cluster
         self.url = servers[0].url if self.single else f"redis+cluster://127.0.0.1:{self.ports[0]}"
         # To load millions of keys takes longer than a client's usual patience.

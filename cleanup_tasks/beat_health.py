@@ -11,7 +11,8 @@ from typing import Any
 from celery import signals
 
 from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.settings import BeatSettings, IntervalSettings
+from cleanup_tasks.settings import BeatSettings
+from cleanup_tasks.targets import intervals
 
 #: Intervals that may pass without a tick.
 PATIENCE = 2
@@ -38,7 +39,7 @@ def fault() -> str | None:
         age_s = time.time() - path.stat().st_mtime
     except OSError as error:
         return f"the beat has sent no cleanup yet: {error}"
-    allowed_s = PATIENCE * IntervalSettings.read().cleanup_interval_seconds
+    allowed_s = PATIENCE * min(intervals().values())
     if not -1 <= age_s <= allowed_s:  # in the future where the clock was set back, and the beat waits
         return f"the beat last sent a cleanup {age_s:.0f} s ago, which is not within {allowed_s} s"
     return None

@@ -11,14 +11,12 @@ from celery.app.routes import prepare as prepared_routes
 from kombu.utils.functional import maybe_list
 
 from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.schedule import beat_entry
-from cleanup_tasks.settings import IntervalSettings
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
+from cleanup_tasks.schedule import CLEANUP, beat_entries, time_limits
+from cleanup_tasks.targets import intervals
 
 MODULE = "cleanup_tasks.tasks"
-CLEANUP = "cleanup_tasks.cleanup"
 TASKS = (CLEANUP, "cleanup_tasks.cleanup_fallback")
-ENTRY = "cleanup-blocking-coordination"
-LIMITS = {"soft_time_limit", "time_limit"}
 DEFAULT_S = 300.0
 
 
@@ -33,8 +31,8 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
         app: the application.
         queue: the name of the queue that the tasks go to, which a worker has to consume; None for where the
             application's own routes send them.
-        interval: seconds between two cleanups. None for ``CLEANUP_INTERVAL_SECONDS``, or 300; but where
-            ``beat_schedule`` has a cleanup already, for nothing more than that.
+        interval: seconds between two cleanups of a target. None for the one that its settings say, or 300;
+            but where ``beat_schedule`` has a cleanup already, for nothing more than that.
 
     Raises:
         ValueError: the application says otherwise about our tasks, or a value is not what it should be;
@@ -43,20 +41,26 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
     if interval is not None and interval < 1:
         raise ValueError(f"interval: a number of seconds, 1 or more, not {interval}")
     conf = app.conf
-    interval_s = float(interval or _interval_setting())
+    swept_every = _intervals(interval)
+    limits = time_limits(max(swept_every.values()))
+    there = _limits_there(conf)
+    limited = all(found == limits for found in there)
     conf.update(
         include=_include(conf),
         task_routes=_routes(conf, queue),
-        task_annotations=_annotations(conf, interval_s),
-        beat_schedule=_schedule(conf, interval_s, is_asked_for=interval is not None),
+        task_annotations=conf.task_annotations if there else _annotations(conf, limits),
+        beat_schedule=_schedule(
+            conf, beat_entries(swept_every, limited=limited), is_asked_for=interval is not None
+        ),
     )
 
 
-def _interval_setting() -> float:
+def _intervals(interval: float | None) -> dict[str, float]:
     try:
-        return IntervalSettings.read().cleanup_interval_seconds
+        return {target: float(interval or own_s) for target, own_s in intervals().items()}
     except InvalidSettings:
-        return DEFAULT_S  # each cleanup fails and says so, and the application works on
+        # each cleanup fails and says so, and the application works on
+        return {DEFAULT_TARGET: float(interval or DEFAULT_S)}
 
 
 def _include(conf: Any) -> tuple[str, ...]:
@@ -86,31 +90,35 @@ def _routes(conf: Any, queue: str | None) -> Any:
     return (ours, *(there if isinstance(there, list | tuple) else filter(None, [there])))
 
 
-def _annotations(conf: Any, interval_s: float) -> Any:
-    there = conf.task_annotations
+def _limits_there(conf: Any) -> list[dict[str, Any]]:
+    """The time limits that the application has for our tasks, or for all."""
     known = [
-        annotation for annotation in prepared_annotations(there) if isinstance(annotation, MapAnnotation)
+        annotation
+        for annotation in prepared_annotations(conf.task_annotations)
+        if isinstance(annotation, MapAnnotation)
     ]
     given = [annotation[task] for annotation in known for task in ("*", *TASKS) if task in annotation]
-    if conf.task_time_limit or conf.task_soft_time_limit or any(LIMITS & set(dict(one)) for one in given):
-        return there
-    # Both below the interval, so that a stuck run never meets the next one.
-    limits = {"soft_time_limit": 0.8 * interval_s, "time_limit": 0.9 * interval_s}
+    of_all = {"time_limit": conf.task_time_limit, "soft_time_limit": conf.task_soft_time_limit}
+    limits = [{name: dict(one).get(name) for name in of_all} for one in (*given, of_all)]
+    return [found for found in limits if any(found.values())]
+
+
+def _annotations(conf: Any, limits: dict[str, float]) -> Any:
+    there = conf.task_annotations
     if isinstance(there, Mapping):
         return {**there, **{task: {**limits, **dict(there.get(task, {}))} for task in TASKS}}
     ours = dict.fromkeys(TASKS, limits)
     return (*(there if isinstance(there, list | tuple) else filter(None, [there])), ours)
 
 
-def _schedule(conf: Any, interval_s: float, *, is_asked_for: bool) -> dict[str, Any]:
+def _schedule(conf: Any, ours: dict[str, Any], *, is_asked_for: bool) -> dict[str, Any]:
     there = dict(conf.beat_schedule or {})
-    ours = beat_entry(interval_s)
-    if there.get(ENTRY) == ours:
+    if there.items() >= ours.items():
         return there
-    theirs = [name for name, entry in there.items() if name == ENTRY or _cleans(entry)]
+    theirs = [name for name, entry in there.items() if name in ours or _cleans(entry)]
     if theirs and is_asked_for:
         raise ValueError(f"interval: beat_schedule has a cleanup already, {', '.join(theirs)}; leave one out")
-    return there if theirs else {**there, ENTRY: ours}
+    return there if theirs else {**there, **ours}
 
 
 def _cleans(entry: Any) -> bool:

@@ -6,6 +6,11 @@ from typing import Any
 
 from celery.schedules import schedstate, schedule
 
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
+
+CLEANUP = "cleanup_tasks.cleanup"
+#: What beat's entry is called; a target's name comes after it.
+ENTRY = "cleanup-blocking-coordination"
 #: The header of a message of beat's that says how often it sends one, in seconds.
 INTERVAL_HEADER = "x-cleanup-interval"
 
@@ -39,6 +44,32 @@ class WallClock(schedule):
         return type(self), (self.seconds, self.offset_s)
 
 
+def beat_entries(
+    intervals: Mapping[str, float], *, limited: bool = True, **options: Any
+) -> dict[str, dict[str, Any]]:
+    """An entry of `beat_schedule` for each target; they are spread over the interval.
+
+    Args:
+        intervals: target -> seconds between its sweeps.
+        limited: whether a sweep has the time limits of its target's interval.
+        options: for apply_async, of all of them.
+    """
+    entries = {}
+    for number, (target, interval_s) in enumerate(intervals.items()):
+        limits = time_limits(interval_s) if limited else {}
+        entry = beat_entry(interval_s, offset_s=interval_s * number / len(intervals), **limits, **options)
+        if target == DEFAULT_TARGET:
+            entries[ENTRY] = entry
+        else:
+            entries[f"{ENTRY}-{target}"] = {**entry, "kwargs": {"target": target}}
+    return entries
+
+
+def time_limits(interval_s: float) -> dict[str, float]:
+    """Soft and hard time limit in seconds, below the interval: a stuck sweep never meets the next."""
+    return {"soft_time_limit": 0.8 * interval_s, "time_limit": 0.9 * interval_s}
+
+
 def beat_entry(interval_s: float, *, offset_s: float = 0, **options: Any) -> dict[str, Any]:
     """An entry of `beat_schedule` that sends a cleanup in every interval; `options` are for apply_async.
 
@@ -46,7 +77,7 @@ def beat_entry(interval_s: float, *, offset_s: float = 0, **options: Any) -> dic
     revoke every one. Messages that have piled up do no harm, see `sweep.cooldown`.
     """
     return {
-        "task": "cleanup_tasks.cleanup",
+        "task": CLEANUP,
         "schedule": WallClock(interval_s, offset_s),
         # Long ago: so the first is sent at beat's start.
         "last_run_at": datetime.fromtimestamp(0, UTC),

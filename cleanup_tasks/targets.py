@@ -58,7 +58,7 @@ def read(use: type[Use]) -> dict[str, Use]:
     for name, own in given.items():
         values: dict[str, Any] = {setting: value for setting, (value, _) in own.items()}
         if name != DEFAULT_TARGET:
-            if not any(setting.startswith(_URL) for setting in own):
+            if _URL in use.model_fields and not any(setting.startswith(_URL) for setting in own):
                 wrong.append(f"target {name}: it needs a url")
             fields = Settings.model_fields.items()
             nowhere = {setting: field.default for setting, field in fields if setting.startswith(_PLACE)}

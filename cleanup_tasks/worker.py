@@ -6,11 +6,13 @@ from celery import signals
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.misspelt import warn_of_unknown_variables
 from cleanup_tasks.reporting.exporter import CHANNEL
+from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.settings import MetricsSettings
-from cleanup_tasks.targets import intervals
+from cleanup_tasks.targets import all_settings, intervals
 
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
 
@@ -23,6 +25,11 @@ def _open(**_: Any) -> None:
     except InvalidSettings as error:
         raise SystemExit(str(error)) from None
     METRICS.watch(swept_every)
+    warn_of_unknown_variables()
+    try:
+        all_settings()
+    except InvalidSettings as error:
+        logger.error("Cleanups will fail: %s", error)
     address, port = settings.cleanup_metrics_address, settings.cleanup_metrics_port
     if port is None:
         return

@@ -14,8 +14,10 @@ from redis.retry import Retry
 from cleanup_tasks.servers.sentinels import Sentinels
 from cleanup_tasks.servers.url import Address
 
-#: Seconds until a connection, or an answer, counts as lost. No call we send takes longer than ms.
+#: Seconds until an answer counts as lost. No call we send takes longer than ms.
 TIMEOUT_S = 5.0
+#: Seconds until a connection can't be had. A server that is gone costs a worker so much at each attempt.
+CONNECT_TIMEOUT_S = 2.0
 
 CLIENT_NAME = "cleanup-blocking-coordination"
 
@@ -81,7 +83,7 @@ def _introduce(connection: Any) -> None:
 def _behaviour() -> dict[str, Any]:
     return {
         "redis_connect_func": _introduce,
-        "socket_connect_timeout": TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],

@@ -2,13 +2,14 @@
 
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 
 import pytest
 from celery.schedules import maybe_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanup_tasks.schedule import WallClock, beat_entry
+from cleanup_tasks.schedule import ENTRY, WallClock, beat_entries, beat_entry
 
 
 class Frozen(WallClock):
@@ -72,3 +73,21 @@ def test_it_is_kept_in_a_file_and_compared() -> None:
     assert again == entry
     assert maybe_schedule(again["schedule"]) != WallClock(300)
     assert again["options"] == {"queue": "maintenance", "headers": {"x-cleanup-interval": 300}}
+
+
+def test_targets_are_spread_over_the_interval() -> None:
+    """Whoever looks every second sends one message at a time, each target's in every interval of its own."""
+    intervals = {"default": 300, "eu": 300, "us": 300, "slow": 1200}
+    entries = beat_entries(intervals, queue="maintenance")
+    assert list(entries) == [ENTRY, f"{ENTRY}-eu", f"{ENTRY}-us", f"{ENTRY}-slow"]
+    sent: dict[str, list[int]] = {name: [] for name in entries}
+    for second in range(1200, 3600):
+        for name, entry in entries.items():
+            now = Frozen(datetime.fromtimestamp(second, UTC), *entry["schedule"].__reduce__()[1])
+            if now.is_due(datetime.fromtimestamp(second - 1, UTC)).is_due:
+                sent[name].append(second)
+    assert [len(times) for times in sent.values()] == [8, 8, 8, 2]
+    starts = sorted(times[0] for times in sent.values())
+    assert [later - earlier for earlier, later in pairwise(starts)] == [75, 75, 750]
+    limits = [entry["options"]["time_limit"] for entry in entries.values()]
+    assert limits == [0.9 * interval_s for interval_s in intervals.values()]

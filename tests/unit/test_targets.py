@@ -158,8 +158,8 @@ def test_all_faults_of_all_targets_are_in_one_message(
     assert str(refusal.value).count("CLEANUP_ORPHANS: ") == 1
 
 
-def test_who_only_sends_needs_no_url_that_is_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = EU + "ca_file = '/not/mounted/here'\ninterval_seconds = 60"
+def test_who_only_sends_needs_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "[targets.eu-1]\nca_file = '/not/mounted/here'\ninterval_seconds = 60"
     configure(monkeypatch, tmp_path, text, {"CLEANUP_STALE_THRESHOLD_SECONDS": "soon"})
     assert targets.intervals() == {"eu-1": 60}
     assert check_arguments(target="eu-1").target == "eu-1"

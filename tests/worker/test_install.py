@@ -9,11 +9,17 @@ from celery.schedules import crontab
 from kombu import Queue
 
 from cleanup_tasks import install
-from cleanup_tasks.host import ENTRY, TASKS
+from cleanup_tasks.host import TASKS
+from cleanup_tasks.schedule import ENTRY
 
 THEIRS = ("shop.price", "shop.report", "elsewhere")
 SHOP = {"shop.*": {"queue": "shop", "priority": 3}}
 NIGHTLY = {"nightly": {"task": "shop.report", "schedule": crontab(hour="3")}}
+US_AND_EU = {
+    "COORDINATION_REDIS_URL__EU_1": "redis://eu",
+    "CLEANUP_INTERVAL_SECONDS__EU_1": "60",
+    "CLEANUP_INTERVAL_SECONDS": "900",
+}
 LIMITED = {"soft_time_limit": 48.0, "time_limit": 54.0}
 
 
@@ -121,6 +127,23 @@ def test_a_wrong_setting_stops_no_application(host: Celery, monkeypatch: pytest.
     assert host.conf.beat_schedule[ENTRY]["schedule"].seconds == 300.0
 
 
+@pytest.mark.parametrize(("interval", "expected"), [(None, [60.0, 900.0]), (30, [30.0, 30.0])])
+def test_each_target_has_an_entry(
+    host: Celery, monkeypatch: pytest.MonkeyPatch, interval: float | None, expected: list[float]
+) -> None:
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    for name, value in {"COORDINATION_REDIS_URL__US": "redis://:hidden@us", **US_AND_EU}.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        install(host, queue="maintenance", interval=interval)
+    entries = host.conf.beat_schedule
+    assert list(entries) == [f"{ENTRY}-eu-1", f"{ENTRY}-us"]
+    assert [entry["schedule"].seconds for entry in entries.values()] == expected
+    assert [entry["kwargs"] for entry in entries.values()] == [{"target": "eu-1"}, {"target": "us"}]
+    assert [entry["options"]["time_limit"] for entry in entries.values()] == [0.9 * s for s in expected]
+    assert "hidden" not in str(host.conf.humanize(with_defaults=True, censored=False))
+
+
 def test_a_cleanup_of_theirs_is_the_only_one(host: Celery) -> None:
     theirs = {"mine": {"task": TASKS[0], "schedule": crontab(minute="*/5")}}
     host.conf.beat_schedule = theirs
@@ -151,6 +174,7 @@ def test_time_limits_of_theirs_hold(host: Celery, theirs: dict[str, Any]) -> Non
     host.loader.import_default_modules()
     task = host.tasks[TASKS[0]]
     assert {task.time_limit, task.soft_time_limit} == {30, None}
+    assert not {"time_limit", "soft_time_limit"} & set(host.conf.beat_schedule[ENTRY]["options"])
 
 
 @pytest.mark.parametrize(
