@@ -30,8 +30,8 @@ test-servers: .venv/test  ## Run all tests on all servers; see .ci/run.
 	$(BIN)/python -m pytest --all-servers -m ""
 
 test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with the newer Pythons.
-	.venv-3.12/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker
-	.venv-3.13/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker
+	.venv-3.12/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker/test_tasks.py
+	.venv-3.13/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker/test_tasks.py
 
 test-redis-py-6: .venv-redis6/test  ## Run the engine tests with the oldest redis-py.
 	.venv-redis6/bin/python -m pytest --all-servers -m every_server

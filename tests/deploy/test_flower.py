@@ -30,7 +30,8 @@ def test_what_each_run_did_is_seen_at_a_glance(shown: Shown) -> None:
         (
             "cleanup",
             "FAILURE",
-            "AuthenticationError: invalid username-password pair or user is disabled.",
+            "AuthenticationError: invalid username-password pair or user is disabled. "
+            "(check user and password; in a URL special characters are written as %XX)",
             "",
             "0",
         ),

@@ -1,10 +1,13 @@
-"""The wheel, in a new environment and from another directory."""
+"""The wheel, in a new environment and from another directory; and the source distribution."""
 
+import email
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -15,6 +18,7 @@ from redis import Redis
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, stop, wait_until
 from demo.stack import ROOT
+from tests.support import leftovers
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,12 +44,29 @@ def packaged(wheel: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, made from the source distribution."""
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was made from it."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
-    (wheel,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    """The wheel."""
+    (wheel,) = dist.glob("*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, unpacked."""
+    (archive,) = dist.glob("*.tar.gz")
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +88,40 @@ def test_the_wheel_holds_one_package(wheel: Path) -> None:
         "cleanup_tasks/lua/delete_if_unchanged.lua",
         "cleanup_tasks/lua/cleanup_blocking_coordination.lua",
     }
+
+
+def test_the_tests_run_from_the_source_distribution(unpacked: Path) -> None:
+    pytest_there = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    # some of each kind run, and every one finds the files that it reads when it is imported
+    some = ("tests/unit", "tests/engines/test_cases.py", "tests/deploy/test_makefile.py")
+    assert " passed" in run(*pytest_there, *some, cwd=unpacked)
+    here = run(*pytest_there, "--collect-only", "-m", "", cwd=ROOT)
+    assert (
+        run(*pytest_there, "--collect-only", "-m", "", cwd=unpacked).splitlines()[:-1]
+        == here.splitlines()[:-1]
+    )
+
+
+def test_the_source_distribution_is_what_the_repository_holds(dist: Path) -> None:
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.split("/", 1)[1] for name in tar.getnames()}
+    caches = (".git", ".venv", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__")
+    here = {str(path.relative_to(ROOT)) for path in leftovers.files_in(ROOT, without=caches)}
+    # where a checkout keeps its history, and what is made of its own files
+    assert packed - {".git", "PKG-INFO"} == here - {".git", "PKG-INFO", ".env"}
+
+
+def test_it_says_what_it_is_and_where_it_was_tested(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        about = email.message_from_bytes(archive.read(name))
+    prefix = "Programming Language :: Python :: 3."
+    minors = sorted(c.removeprefix(prefix) for c in about.get_all("Classifier", ()) if c.startswith(prefix))
+    ci = (ROOT / "Makefile").read_text()
+    assert minors == ["11", "12", "13"]
+    assert re.search("^test-pythons: .venv-3.12/test .venv-3.13/test", ci, re.MULTILINE)
+    assert "Celery periodic task" in about["Summary"]
 
 
 def test_it_cleans_from_another_directory(
