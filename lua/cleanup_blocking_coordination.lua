@@ -51,6 +51,8 @@ if redis.call('INFO', 'cluster'):find('cluster_enabled:1', 1, true) then
   return redis.error_reply('ERR one node of a cluster does not see all coordinators: use the command'
     .. ' cleanup-blocking-coordination; nothing was touched')
 end
+-- Redis 6.2 may be told to replicate scripts as they are, and then permits no write after TIME, unless:
+if redis.replicate_commands then redis.replicate_commands() end
 local size = redis.call('DBSIZE')
 if size > MAX_KEYS then
   return redis.error_reply(('ERR %d keys are too many for one script (at most %d): use the command'

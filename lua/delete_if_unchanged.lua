@@ -89,6 +89,8 @@ local function find_changed()
   return any and changed
 end
 
+-- Redis 6.2 may be told to replicate scripts as they are, and then permits no write after TIME, unless:
+if redis.replicate_commands then redis.replicate_commands() end
 local clock = redis.call('TIME')
 local too_early = clock[1] * 1000 + math.floor(clock[2] / 1000) < tonumber(judged_at)
 local command = dry_run == '1' and 'EXISTS' or 'UNLINK'

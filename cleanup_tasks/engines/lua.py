@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from cleanup_tasks.engines.batch import Answer, Batch, EngineName
 from cleanup_tasks.packaged import path_of
-from cleanup_tasks.servers.errors import ScriptingRefused, is_about_the_server
+from cleanup_tasks.servers.errors import ScriptingRefused, in_short, is_about_the_server
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
 
 SCRIPT_NAME = "delete_if_unchanged.lua"
@@ -153,4 +153,4 @@ def _as_refusal(error: ResponseError) -> ResponseError | ScriptingRefused:
     """ScriptingRefused where scripting is the trouble, else the error itself."""
     if is_about_the_server(error) or (isinstance(error, NoPermissionError) and "to access" in str(error)):
         return error
-    return ScriptingRefused(str(error))
+    return ScriptingRefused(in_short(error))

@@ -36,6 +36,7 @@ _TEMPORARY = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAg
 _TEMPORARY_CODE = re.compile(
     r"(?:Command # \d+ .* of pipeline caused error: )?(?:BUSY|MISCONF|NOREPLICAS) ", re.DOTALL
 )
+_UNKNOWN = re.compile(r"unknown command\W+(\w+)\W, with args beginning with:.*", re.DOTALL)
 #: Answers of a server that has done nothing, for the slot is elsewhere or on its way.
 REDIRECTIONS = (AskError, TryAgainError)
 
@@ -50,6 +51,16 @@ def is_about_the_server(error: Exception) -> bool:
 def is_wrong_type(error: Exception) -> bool:
     """Whether a command was refused because a key is of another type."""
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def is_unknown_command(error: Exception) -> bool:
+    """Whether a command was refused because the server or proxy doesn't have it."""
+    return isinstance(error, ResponseError) and _UNKNOWN.match(str(error)) is not None
+
+
+def in_short(error: Exception) -> str:
+    """What an error says, without the arguments of a command that is not known, which may be many."""
+    return _UNKNOWN.sub(r"unknown command \1", str(error))
 
 
 def is_transient(error: Exception) -> bool:

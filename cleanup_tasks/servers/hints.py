@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from redis.exceptions import RedisError
 
+from cleanup_tasks.servers.errors import in_short
 from cleanup_tasks.servers.url import Address
 
 #: What an error says -> what to do about it. The first that matches, of those for TLS only where it is used.
@@ -46,5 +47,5 @@ def explained(address: Address) -> Iterator[None]:
         yield
     except RedisError as error:
         if text := hint(error, tls=address.tls or address.sentinel_tls):
-            error.args = (f"{str(error).strip()} ({text})",)
+            error.args = (f"{in_short(error)} ({text})",)
         raise

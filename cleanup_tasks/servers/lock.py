@@ -18,7 +18,7 @@ from redis.exceptions import (
 
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
-from cleanup_tasks.servers.errors import is_wrong_type
+from cleanup_tasks.servers.errors import in_short, is_unknown_command, is_wrong_type
 
 #: A lock whose owner was killed frees itself after this many seconds.
 TTL_S = 30
@@ -57,9 +57,10 @@ class SweepLock:
             logger.warning("Sweep lock can't be written, going on without: %s", error)
             return True
         except ResponseError as error:
-            if not is_wrong_type(error):
+            if not (is_wrong_type(error) or is_unknown_command(error)):
                 raise
-            logger.warning("Sweep lock is somebody's key of another type, going on without: %s", error)
+            what = "is somebody's key of another type" if is_wrong_type(error) else "can't be written"
+            logger.warning("Sweep lock %s, going on without: %s", what, in_short(error))
             return True
         return self._held
 
