@@ -58,6 +58,60 @@ def wheel(dist: Path) -> Path:
     return wheel
 
 
+#: Somebody else's application, and a script without one.
+HOST = """
+from celery import Celery, shared_task
+
+app = Celery("host", broker="{broker}/3", backend="{broker}/4", include=["colorsys"])
+app.conf.task_routes = {{"host.*": {{"queue": "theirs"}}}}
+app.conf.task_annotations = {{"*": {{"max_retries": 0, "rate_limit": "10/s"}}}}
+app.conf.beat_schedule = {{"theirs": {{"task": "host.work", "schedule": 5.0}}}}
+app.conf.timezone = "Europe/Berlin"
+
+@shared_task(name="host.work")
+def work(): ...
+"""
+SCRIPT = """
+import gc, logging, signal, sys, time, warnings
+from celery import current_app, shared_task, signals
+
+@shared_task(name="script.work")
+def work(): ...
+
+print(current_app.main, current_app.conf.humanize(with_defaults=True, censored=False))
+print(work.app.main, work.app.amqp.router.route({}, "script.work")["queue"].name)
+import host
+host.app.loader.import_default_modules()
+print(current_app.main, host.app.conf.humanize(with_defaults=True, censored=False))
+print(sorted(host.app.tasks), host.app.amqp.router.route({}, "host.work")["queue"].name)
+print([host.app.tasks["host.work"].max_retries, host.app.tasks["host.work"].rate_limit])
+print({name: len(getattr(signals, name).receivers or ()) for name in signals.__all__})
+print(gc.isenabled(), [signal.getsignal(number) for number in signal.valid_signals()], time.tzname)
+print(logging.root.level, logging.root.handlers, warnings.filters)
+print([name for name in sys.modules if name.startswith("cleanup")])
+"""
+
+
+def behaviour(programs: Path, broker: Server, folder: Path) -> list[str]:
+    """What a host's programs print that know nothing of us."""
+    (folder / "host.py").write_text(HOST.format(broker=broker.url))
+    celery = programs / "celery"
+    with broker.client() as messages:
+        messages.flushall()
+    shown = [run(programs / "python", "-c", SCRIPT, cwd=folder)]
+    run(celery, "-A", "host", "call", "host.work", cwd=folder)
+    shown.append(run(celery, "-A", "host", "purge", "--force", "--queues=theirs", cwd=folder))
+    # without an application
+    run(celery, "-b", f"{broker.url}/5", "call", "script.work", cwd=folder)
+    shown.append(run(celery, "-b", f"{broker.url}/5", "purge", "--force", cwd=folder))
+    script = "from celery import shared_task\n@shared_task(name='lost')\ndef lost(): ...\nlost.delay()"
+    run(programs / "python", "-c", script, cwd=folder, CELERY_BROKER_URL=f"{broker.url}/6")
+    with broker.client(db=6) as messages:
+        # nobody takes them: they wait where a worker of theirs finds them
+        shown.append(repr(sorted(messages.keys())))
+    return shown
+
+
 @pytest.fixture(scope="module")
 def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, unpacked."""
@@ -70,13 +124,37 @@ def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a new virtual environment with the wheel in it."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with Celery in it."""
     home = tmp_path_factory.mktemp("home") / "venv"
     venv.create(home, with_pip=True)
+    install(home, "celery[redis]")
+    return home
+
+
+def install(home: Path, *what: str | Path) -> None:
+    """Install packages into a virtual environment."""
     pip = (home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, "--constraint", ROOT / "constraints.txt", wheel, cwd=home)
+    run(*pip, "--constraint", ROOT / "constraints.txt", *what, cwd=home)
+
+
+@pytest.fixture(scope="module")
+def before(home: Path, broker: Server, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """How a host behaves in it before the wheel is there."""
+    return behaviour(home / "bin", broker, tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, home: Path, before: list[str]) -> Path:
+    """The programs of that environment, with the wheel in it."""
+    install(home, wheel)
     return home / "bin"
+
+
+def test_a_host_behaves_as_before(before: list[str], programs: Path, broker: Server, tmp_path: Path) -> None:
+    assert behaviour(programs, broker, tmp_path) == before
+    assert before[0].splitlines()[-1] == "[]"
+    assert "b'celery'" in before[-1]
 
 
 def test_the_wheel_holds_one_package(wheel: Path) -> None:
