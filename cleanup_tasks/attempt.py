@@ -9,6 +9,7 @@ from cleanup_tasks.reporting.report import PreviousAttempts
 FALLBACK_HEADER = "x-cleanup-fallback"
 PREVIOUS_HEADER = "x-cleanup-earlier"
 RETRIES_HEADER = "x-cleanup-retries"
+OWNER_HEADER = "x-cleanup-owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Attempt:
     fallback_reason: str | None = None
     #: Retries so far because the connection or the server was the trouble.
     retries: int = 0
+    #: The token of the lock that the last of them could perhaps not free, or None.
+    owner: str | None = None
     previous: PreviousAttempts = field(default_factory=PreviousAttempts)
 
     @classmethod
@@ -26,11 +29,12 @@ class Attempt:
         """Read it from a message of any version: what this version doesn't know counts as not said."""
         found = headers or {}
         reason = found.get(FALLBACK_HEADER)
-        previous = found.get(PREVIOUS_HEADER)
+        owner, previous = found.get(OWNER_HEADER), found.get(PREVIOUS_HEADER)
         previous = previous if isinstance(previous, Mapping) else {}
         return cls(
             fallback_reason=None if reason is None else str(reason),
             retries=_number(found.get(RETRIES_HEADER)),
+            owner=owner if isinstance(owner, str) else None,
             previous=PreviousAttempts(
                 **{known.name: _number(previous.get(known.name)) for known in fields(PreviousAttempts)}
             ),
@@ -38,8 +42,9 @@ class Attempt:
 
     def headers(self) -> dict[str, Any]:
         """The headers that `read` reads."""
-        reason = {} if self.fallback_reason is None else {FALLBACK_HEADER: self.fallback_reason}
-        return {PREVIOUS_HEADER: asdict(self.previous), RETRIES_HEADER: self.retries, **reason}
+        named = {FALLBACK_HEADER: self.fallback_reason, OWNER_HEADER: self.owner}
+        known = {name: text for name, text in named.items() if text is not None}
+        return {PREVIOUS_HEADER: asdict(self.previous), RETRIES_HEADER: self.retries, **known}
 
 
 def _number(value: object) -> int:

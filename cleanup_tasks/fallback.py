@@ -30,7 +30,7 @@ def sweep_or_fall_back(options: Options, begins: Callable[[Sweep], object] = lam
                 options,
                 engine="python",
                 fallback_reason=str(refusal),
-                previous=sweep.report.done_for_good(),
+                previous=sweep.so_far(),
             )
         )
         begins(sweep)

@@ -157,8 +157,8 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         engine=engine,
         fallback_reason=attempt.fallback_reason,
         beat_interval_s=interval_of(task.request.headers),
-        owner=task.request.id or "",
         previous=attempt.previous,
+        previous_owner=attempt.owner,
         is_retried=not is_alone and attempt.retries < len(BACKOFF_S),
     )
     if is_alone:
@@ -170,18 +170,19 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         logger.warning("Cleanup stopped by its soft time limit; the next one goes on")
     except ScriptingRefused as refusal:
         logger.warning("Handing over to cleanup_fallback: %s", refusal)
-        _retry(task, sweep, refusal, 0, replace(attempt, fallback_reason=str(refusal)))
+        _retry(task, sweep, refusal, 0, replace(attempt, owner=options.owner, fallback_reason=str(refusal)))
     except RedisError as error:
         if not (options.is_retried and is_transient(error)):
             raise
         wait_s = BACKOFF_S[attempt.retries]
         logger.warning("Cleanup is tried again in %d s: %s", wait_s, error)
-        _retry(task, sweep, error, wait_s, replace(attempt, retries=attempt.retries + 1))
+        retries = attempt.retries + 1
+        _retry(task, sweep, error, wait_s, replace(attempt, owner=options.owner, retries=retries))
     return sweep.report.metrics(settings.cleanup_max_reported_ids)
 
 
 def _retry(task: CleanupTask, sweep: Sweep, error: Exception, wait_s: int, attempt: Attempt) -> NoReturn:
-    attempt = replace(attempt, previous=sweep.report.done_for_good())
+    attempt = replace(attempt, previous=sweep.so_far())
     raise task.retry(
         exc=error,
         countdown=wait_s,

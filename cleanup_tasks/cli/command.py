@@ -2,7 +2,6 @@
 
 import json
 import sys
-import uuid
 from typing import get_args
 
 import click
@@ -104,7 +103,6 @@ def command(
         arguments,
         engine="python" if fallback else "lua",
         fallback_reason=f"{REQUESTED} by --fallback" if fallback else None,
-        owner=uuid.uuid4().hex,
         max_named=None if verbose else settings.cleanup_max_reported_ids,
     )
     _warn_of_short_threshold(options.threshold_s)

@@ -5,15 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from cleanup_tasks.engines.batch import Answer, Batch, EngineName
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import is_wrong_type
-from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
+from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, or_raise
 
 #: How often a batch is tried when its guards change between the look and the deletion.
 ATTEMPTS = 5
+#: Redis before 7.2 puts nothing into a transaction then, not even a deletion, and without one nothing can be
+#: deleted only if it has not changed.
+MEMORY_FULL = (
+    "this server takes no transaction while its memory is full: let the user run scripts, which it takes, "
+    "or raise maxmemory"
+)
 
 
 class PythonEngine:
@@ -157,10 +163,7 @@ class _Transaction:
         if self._error is not None:
             raise self._error
         assert self._commands is not None
-        answers = self.connection.receive_each(len(self._commands))
-        for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise answer  # the first says why; an EXEC that was aborted only says that
+        answers = self._done(len(self._commands))
         if len(answers) == 1:
             return Answer(0, self._kept)
         if answers[-1] is None:
@@ -169,6 +172,13 @@ class _Transaction:
         if isinstance(deleted, ResponseError):
             raise deleted
         return Answer(deleted, self._kept)
+
+    def _done(self, number: int) -> list[Any]:
+        """The answers to so many commands; the first error says why, an aborted EXEC only says that."""
+        try:
+            return or_raise(self.connection.receive_each(number))
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{error}; {MEMORY_FULL}") from None
 
     def _doomed(self, now_ms: int, answers: list[Any]) -> list[bytes]:
         """The keys that go by what was answered about the guards at that time."""

@@ -7,12 +7,15 @@ that outcome, and as nothing else.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+
+from cleanup_tasks.rules.staleness import EXPLANATIONS
 
 #: How a sweep ended. ``held``: nobody seemed to be alive, so nothing was deleted. ``retried`` and ``refused``
 #: are attempts that another attempt follows (the latter by the Python engine); ``lost`` is one whose process
@@ -96,33 +99,28 @@ class Metrics(Collector):
             buckets=DURATION_BUCKETS_S,
             registry=None,
         )
-        self.last_success = Gauge(
-            "cleanup_last_success_timestamp_seconds",
-            "When a sweep last succeeded, Unix time; 0: not yet.",
-            ["target"],
-            registry=None,
+        gauge = partial(Gauge, labelnames=["target"], registry=None)
+        self.last_success = gauge(
+            "cleanup_last_success_timestamp_seconds", "When a sweep last succeeded, Unix time; 0: not yet."
         )
-        self.last_stale = Gauge(
-            "cleanup_last_sweep_stale_coordinators",
-            "Stale coordinators that the last sweep found.",
-            ["target"],
-            registry=None,
+        self.last_stale = gauge(
+            "cleanup_last_sweep_stale_coordinators", "Stale coordinators that the last sweep found."
         )
-        self.last_orphaned = Gauge(
+        self.last_orphaned = gauge(
             "cleanup_last_sweep_orphaned_coordinators",
             "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
-            ["target"],
-            registry=None,
         )
-        self.last_held = Gauge(
+        self.last_held = gauge(
             "cleanup_last_sweep_held",
             "1: the last sweep deleted nothing, since nobody seemed to be alive; 0: it was not held.",
-            ["target"],
+        )
+        self.last_unreadable = Gauge(
+            "cleanup_last_sweep_unreadable_heartbeats",
+            "Heartbeats that the last sweep could not read, and why.",
+            ["target", "reason"],
             registry=None,
         )
-        self.interval = Gauge(
-            "cleanup_interval_seconds", "How often the cleanup is meant to run.", ["target"], registry=None
-        )
+        self.interval = gauge("cleanup_interval_seconds", "How often the cleanup is meant to run.")
         #: Gauges that this process has set, by name and target.
         self._set: set[tuple[str, str]] = set()
         registry.register(self)
@@ -137,6 +135,8 @@ class Metrics(Collector):
             self._note(self.interval, target, interval_s)
             for metric in (*self.figures.values(), *self._gauges()):
                 metric.labels(target)
+            for unreadable in EXPLANATIONS:
+                self.last_unreadable.labels(target, unreadable)
             for engine in ENGINES:
                 self.duration.labels(target, engine)
                 for outcome in OUTCOMES:
@@ -159,6 +159,7 @@ class Metrics(Collector):
         stale: int | None = None,
         orphaned: int | None = None,
         held: bool | None = None,
+        unreadable: Mapping[str, int] | None = None,
         fallback_reason: str | None = None,
     ) -> None:
         """Count a sweep that ended, with what it found and whether it was held unless it was a dry run."""
@@ -171,6 +172,9 @@ class Metrics(Collector):
             self._note(self.last_orphaned, target, orphaned)
         if held is not None:
             self._note(self.last_held, target, held)
+        if unreadable is not None:
+            for reason in EXPLANATIONS:
+                self._note(self.last_unreadable, target, unreadable.get(reason, 0), reason)
         if fallback_reason is not None:
             self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
         if outcome == "success":
@@ -180,8 +184,8 @@ class Metrics(Collector):
         """Whether a gauge's value was set by this process, and is not the zero that it begins with."""
         return (sample.name, sample.labels["target"]) in self._set
 
-    def _note(self, gauge: Gauge, target: str, value: float) -> None:
-        gauge.labels(target).set(value)
+    def _note(self, gauge: Gauge, target: str, value: float, *more_labels: str) -> None:
+        gauge.labels(target, *more_labels).set(value)
         self._set.update((family.name, target) for family in gauge.describe())
 
     def collect(self) -> Iterator[Metric]:
@@ -192,6 +196,7 @@ class Metrics(Collector):
             self.fallbacks,
             self.duration,
             *self._gauges(),
+            self.last_unreadable,
             self.interval,
         )
         for metric in metrics:

@@ -14,13 +14,25 @@ DEFAULT_TARGET = "default"
 
 @dataclass(frozen=True, slots=True)
 class PreviousAttempts:
-    """What earlier attempts of the same task or command did for good."""
+    """What earlier attempts of the same task or command did for good, and what they found."""
 
+    #: What they found may be found again, and is counted once.
+    total_coordinators_checked: int = 0
+    stale_coordinators_found: int = 0
+    revived_coordinators: int = 0
+    unreadable_heartbeats: int = 0
+    heartbeats_ahead: int = 0
+    #: What they did.
     reaped: int = 0
     keys_deleted: int = 0
     cleanup_errors: int = 0
     orphaned_coordinators_reaped: int = 0
     orphan_keys_deleted: int = 0
+
+    @property
+    def has_changed_something(self) -> bool:
+        """Whether keys were deleted, or may have been."""
+        return bool(self.keys_deleted or self.cleanup_errors)
 
 
 class Report(BaseModel):

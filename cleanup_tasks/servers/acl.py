@@ -7,7 +7,7 @@ KEY_PATTERNS = ("blocking:*", "coordinator:activity:*")
 FIND_AND_REAP = ("time", "scan", "getrange", "exists", "unlink")
 LOCK = ("set", "get", "pexpire")
 #: The lock and the Python engine.
-TRANSACTIONS = ("watch", "unwatch", "multi", "exec")
+TRANSACTIONS = ("watch", "multi", "exec")
 #: The Lua engine alone.
 SCRIPTING = ("evalsha", "script|load")
 COMMANDS = (*FIND_AND_REAP, *LOCK, *TRANSACTIONS, *SCRIPTING)

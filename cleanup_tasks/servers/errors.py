@@ -11,6 +11,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    ExecAbortError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -45,6 +46,8 @@ def is_about_the_server(error: Exception) -> bool:
     """Whether an error answer is about the server's state, not about what was asked."""
     if not isinstance(error, ResponseError):
         return False
+    if isinstance(error, ExecAbortError):
+        return "NOPERM" not in str(error)  # else the server has become a replica, or full, in between
     return isinstance(error, _TEMPORARY) or _TEMPORARY_CODE.match(str(error)) is not None
 
 

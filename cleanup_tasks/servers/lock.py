@@ -1,5 +1,6 @@
 """One sweep at a time for one Redis: for thrift, not for safety."""
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Self
@@ -13,12 +14,12 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
     TimeoutError,
-    WatchError,
 )
 
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.errors import in_short, is_unknown_command, is_wrong_type
+from cleanup_tasks.servers.pipelining import PipelinedConnection, or_raise
 
 #: A lock whose owner was killed frees itself after this many seconds.
 TTL_S = 30
@@ -31,10 +32,20 @@ class SweepLock:
     redis-py's own lock releases and renews by scripts, and the fallback must do without any.
     """
 
-    def __init__(self, client: Redis, owner: str, ttl_s: float = TTL_S) -> None:
-        """`owner` is a token that is ours alone; a retry of the same task has the same."""
+    def __init__(
+        self, client: Redis, owner: str, ttl_s: float = TTL_S, *, previous_owner: str | None = None
+    ) -> None:
+        """A lock that is not taken yet.
+
+        Args:
+            client: of the server that holds it.
+            owner: a token that is ours alone, so that a copy of our message does not pass for us.
+            ttl_s: seconds after which it frees itself where nobody renews it.
+            previous_owner: the token of the attempt before this one, which could perhaps not free it.
+        """
         self._client = client
         self._owner = owner.encode()
+        self._ours = {self._owner} if previous_owner is None else {self._owner, previous_owner.encode()}
         self._ttl_ms = int(ttl_s * 1000)
         self._renew_s = ttl_s / 3
         self._renewed_at = 0.0
@@ -50,8 +61,10 @@ class SweepLock:
         try:
             if self._client.set(keys.LOCK, self._owner, nx=True, px=self._ttl_ms):
                 self._held = True
-            elif self._client.get(keys.LOCK) == self._owner:
-                self._held = self._if_owned(renew=True)
+            elif self._client.get(keys.LOCK) in self._ours:
+                self._held = self._if_owned("SET", keys.LOCK, self._owner, "PX", str(self._ttl_ms))
+            else:
+                self._limit()
         except (*_LOST, OutOfMemoryError, NoPermissionError) as error:
             # a server that is lost as a whole is found out by the next command
             logger.warning("Sweep lock can't be written, going on without: %s", error)
@@ -69,7 +82,7 @@ class SweepLock:
         if self._held and time.monotonic() - self._renewed_at > self._renew_s:
             self._renewed_at = time.monotonic()
             try:
-                self._held = self._if_owned(renew=True)
+                self._held = self._if_owned("PEXPIRE", keys.LOCK, str(self._ttl_ms))
             except RedisError as error:
                 # Of a cluster this may be the one primary that is lost; the sweep goes on elsewhere.
                 logger.warning("Sweep lock can't be renewed, going on without: %s", error)
@@ -84,25 +97,31 @@ class SweepLock:
             return
         self._held = False
         try:
-            self._if_owned(renew=False)
+            self._if_owned("UNLINK", keys.LOCK)
         except RedisError as error:
             logger.warning("Sweep lock frees itself in %d s: %s", self._ttl_ms // 1000, error)
 
-    def _if_owned(self, *, renew: bool) -> bool:
-        with self._client.pipeline() as pipe:
+    def _if_owned(self, *command: str | bytes) -> bool:
+        """Send a command if the lock is ours, in one step with the look; returns whether it is."""
+        with PipelinedConnection(self._client) as connection:
+            # MULTI is answered before the command is sent: where it is refused, the command would be done at
+            # once, whoever has taken the lock meanwhile
+            connection.send(("WATCH", keys.LOCK), ("GET", keys.LOCK), ("MULTI",))
+            _watched, owner, _multi = or_raise(connection.receive_each(3))
+            is_ours = owner in self._ours
+            commands = [command, ("EXEC",)] if is_ours else [("EXEC",)]
+            connection.send(*commands)
+            return is_ours and or_raise(connection.receive_each(len(commands)))[-1] is not None
+
+    def _limit(self) -> None:
+        """Give another's lock an end, if it has none, or a later one than we would give it."""
+        with contextlib.suppress(NoPermissionError):
             try:
-                pipe.watch(keys.LOCK)  # type: ignore[no-untyped-call]
-                if pipe.get(keys.LOCK) != self._owner:
-                    return False
-                pipe.multi()
-                if renew:
-                    pipe.pexpire(keys.LOCK, self._ttl_ms)
-                else:
-                    pipe.unlink(keys.LOCK)
-                pipe.execute()
-            except WatchError:
-                return False
-            return True
+                self._client.pexpire(keys.LOCK, self._ttl_ms, lt=True)
+            except ResponseError:  # Redis 6.2 has no such option
+                left_ms = self._client.pttl(keys.LOCK)
+                if left_ms == -1 or left_ms > self._ttl_ms:
+                    self._client.pexpire(keys.LOCK, self._ttl_ms)
 
     def __enter__(self) -> Self:
         """Nothing yet; call `acquire`."""

@@ -237,6 +237,14 @@ def answered(
             request.close()
 
 
+def or_raise(answers: list[Any]) -> list[Any]:
+    """The answers, if no error is among them; else raises the first one, which says why."""
+    for answer in answers:
+        if isinstance(answer, ResponseError):
+            raise answer
+    return answers
+
+
 def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:
     """One SCAN call, which is answered with the next cursor and the keys that match."""
     return "SCAN", cursor, "MATCH", pattern, "COUNT", str(count)

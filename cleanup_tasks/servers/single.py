@@ -21,6 +21,7 @@ from cleanup_tasks.servers.pipelining import (
     Request,
     answered,
     limits_for,
+    or_raise,
     scan_command,
 )
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
@@ -72,7 +73,7 @@ class SingleServer:
         request = Request(self.client, [scan_command(b"0", pattern, count)])
         try:
             while True:
-                ((cursor, page),) = _or_raise(request.answers())
+                ((cursor, page),) = or_raise(request.answers())
                 if cursor != b"0":  # the next page comes while this one is worked on
                     request = Request(self.client, [scan_command(cursor, pattern, count)])
                 yield page
@@ -91,7 +92,7 @@ class SingleServer:
         )
         for (context, names), (clock, *values) in answered(requests):
             read_on(names, values, self._ask)
-            _or_raise([clock, *values])
+            or_raise([clock, *values])
             yield context, time_ms(clock), dict(zip(names, values, strict=True))
 
     def now_ms(self) -> int:
@@ -103,7 +104,7 @@ class SingleServer:
         names = list(names)
         if not names:
             return set()
-        answers = _or_raise(self._ask([("EXISTS", name) for name in names]))
+        answers = or_raise(self._ask([("EXISTS", name) for name in names]))
         return {name for name, exists in zip(names, answers, strict=True) if exists}
 
     def _ask(self, commands: list[KeyCommand]) -> list[Any]:
@@ -122,10 +123,3 @@ class SingleServer:
     ) -> None:
         """See `Topology`."""
         self.client.close()
-
-
-def _or_raise(answers: list[Any]) -> list[Any]:
-    for answer in answers:
-        if isinstance(answer, ResponseError):
-            raise answer
-    return answers

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
@@ -49,8 +50,9 @@ class Options:
     interval_s: int = 300
     #: How often beat asks for it, in seconds; None where somebody else does.
     beat_interval_s: float | None = None
-    #: The lock's token; all attempts of a task have the same.
-    owner: str = ""
+    #: The lock's token, another one for each attempt of a task; and that of the attempt before this one.
+    owner: str = field(default_factory=lambda: uuid4().hex)
+    previous_owner: str | None = None
     #: How many coordinators a sweep names in the log, of each kind; None: all.
     max_named: int | None = None
     #: What attempts before this one did for good.

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
@@ -39,7 +40,11 @@ class Sweep:
     def __init__(self, options: Options) -> None:
         """Nothing is sent before `run`."""
         self._options = options
-        self._published: dict[str, int] = {}
+        #: The figures of the attempts before, as far as the report does not speak of them yet.
+        self._before = Report(stale_threshold_seconds=options.threshold_s)
+        self._before.add(options.previous)
+        #: What the metrics were told, by those attempts too.
+        self._published = {field: getattr(options.previous, field) for field in FIGURES}
         #: Whether the server answered at all; where it did not, nothing was done.
         self.connected = False
         #: Whether all that is left is to tell how it ended.
@@ -87,8 +92,13 @@ class Sweep:
             self._end(outcome, time.perf_counter() - started_s)
         return self.report
 
+    def so_far(self) -> PreviousAttempts:
+        """What the next attempt has to know of this one and those before; call it once `run` has ended."""
+        done = self.report.done_for_good()
+        return done if self.report.dry_run else replace(done, **self._published)
+
     def _sweep(self) -> None:
-        options, report = self._options, self.report
+        options = self._options
         with servers_at(options.address, options.tls) as servers:
             with explained(options.address):
                 servers.connect()
@@ -100,13 +110,20 @@ class Sweep:
                     logger.warning("Dry run on a replica: what it shows may lag behind its primary")
                 self._clean(servers, lock=None)
                 return
-            with SweepLock(servers.client_for(keys.LOCK), options.owner) as lock:
+            client = servers.client_for(keys.LOCK)
+            with SweepLock(client, options.owner, previous_owner=options.previous_owner) as lock:
                 if not lock.acquire():
-                    report.skipped = LOCKED
+                    self._leave_to_others()
                 elif options.beat_interval_s is None:
                     self._clean(servers, lock)
                 else:
                     self._clean_unless_cool(servers, lock, Cooldown(servers, options.beat_interval_s))
+
+    def _leave_to_others(self) -> None:
+        if self._options.previous.has_changed_something:
+            logger.warning("The rest is left to others: %s", LOCKED)
+        else:
+            self.report.skipped = LOCKED
 
     def _explained(self, error: RedisError) -> str:
         text = str(error)
@@ -181,6 +198,7 @@ class Sweep:
             stale=report.stale_coordinators_found if counts else None,
             orphaned=report.orphaned_coordinators_found if counts else None,
             held=outcome == "held" if counts else None,
+            unreadable=report.unreadable_by_reason if counts else None,
             fallback_reason=report.fallback_reason if came_to_its_end else None,
         )
 
@@ -188,13 +206,14 @@ class Sweep:
         """Have the metrics' counters grow by what the report grew by since the last time."""
         if self.report.dry_run:
             return
-        figures = {field: getattr(self.report, field) for field in FIGURES}
-        grown = {field: value - self._published.get(field, 0) for field, value in figures.items()}
-        if any(grown.values()):
-            CHANNEL.call(
-                "grow", self.report.target, **{field: amount for field, amount in grown.items() if amount}
-            )
-        self._published = figures
+        report, before, published = self.report, self._before, self._published
+        figures = {field: getattr(report, field) + getattr(before, field) for field in FIGURES}
+        grown = {
+            field: value - published[field] for field, value in figures.items() if value > published[field]
+        }
+        if grown:
+            CHANNEL.call("grow", report.target, **grown)
+            published.update({field: figures[field] for field in grown})
 
 
 @contextlib.contextmanager

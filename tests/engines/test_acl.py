@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -15,6 +16,7 @@ from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
+from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep
@@ -102,9 +104,16 @@ def exercise(server: Server, client: Redis) -> None:
         for dry_run in (True, False):
             with contextlib.suppress(RedisError, ScriptingRefused):
                 Sweep(as_cleanup(server, engine=by, dry_run=dry_run)).run()
-    # and where somebody else has taken the lock meanwhile
+    # with a lock that it renews
+    with server.client(username="cleanup", password=PASSWORD) as user, contextlib.suppress(RedisError):
+        lock = SweepLock(user, OWNER, ttl_s=0.3)
+        lock.acquire()
+        time.sleep(0.11)  # a third of that
+        lock.renew()
+    # and where somebody else has taken the lock meanwhile, for ever
     client.delete(keys.LOCK)
     with contextlib.suppress(RedisError, ScriptingRefused):
+        Sweep(as_cleanup(server, progress=lambda *_: client.set(keys.LOCK, "another"))).run()
         Sweep(as_cleanup(server, progress=lambda *_: client.set(keys.LOCK, "another"))).run()
     client.delete(keys.LOCK)
 

@@ -29,13 +29,62 @@ def test_one_owner_at_a_time(client: Redis) -> None:
     assert SweepLock(client, "two").acquire()
 
 
-def test_the_same_owner_gets_it_again(client: Redis) -> None:
+def test_the_next_attempt_gets_it_and_no_other_copy_of_it(client: Redis) -> None:
     """A retry is not blocked by its own first attempt, which could not free the lock."""
-    assert SweepLock(client, "task-id").acquire()
+    assert SweepLock(client, "first").acquire()
     client.pexpire(keys.LOCK, 1_000)
-    retry = SweepLock(client, "task-id")
+    retry, copy = (SweepLock(client, owner, previous_owner="first") for owner in ("retry", "copy"))
     assert retry.acquire()
     assert client.pttl(keys.LOCK) > 20_000
+    # the message of the retry may be delivered twice
+    assert not copy.acquire()
+    assert not SweepLock(client, "copy of the first").acquire()
+    copy.release()
+    assert client.get(keys.LOCK) == b"retry"
+    retry.release()
+    assert not client.exists(keys.LOCK)
+
+
+def test_two_copies_of_a_message_do_not_sweep_side_by_side(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 100, 10)
+    copies: list[Report] = []
+
+    def begin_the_copy(*_: object) -> None:
+        if not copies:
+            copies.append(run(server, previous_owner="the attempt before"))
+
+    client.set(keys.LOCK, "the attempt before", px=10_000)
+    report = run(server, previous_owner="the attempt before", progress=begin_the_copy)
+    assert (report.keys_deleted, report.complete) == (90 * KEYS_EACH, True)
+    assert [(copy.skipped, copy.keys_deleted, copy.complete) for copy in copies] == [(LOCKED, 0, False)]
+
+
+@pytest.mark.every_server
+@pytest.mark.parametrize("ttl_ms", [None, 10**9, 5_000])
+def test_anothers_lock_has_an_end(client: Redis, ttl_ms: int | None) -> None:
+    """Else it would be in everybody's way for ever, be it by somebody's PERSIST."""
+    client.set(keys.LOCK, "somebody", px=ttl_ms)
+    assert not SweepLock(client, "one", ttl_s=20).acquire()
+    assert 0 < client.pttl(keys.LOCK) <= min(20_000, ttl_ms or 20_000)
+    assert client.get(keys.LOCK) == b"somebody"
+
+
+@pytest.mark.every_server
+def test_it_is_not_freed_without_a_transaction(
+    server: Server, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where MULTI is refused, a deletion sent behind it would take the lock from whoever has it by then."""
+    client.acl_setuser("user", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-multi"])
+    try:
+        with server.client(username="user", password="any") as user:
+            lock = SweepLock(user, "one")
+            assert lock.acquire()
+            lock.release()
+            assert "frees itself" in caplog.text
+            assert client.get(keys.LOCK) == b"one"
+            assert user.ping()
+    finally:
+        client.acl_deluser("user")
 
 
 def test_it_frees_itself(client: Redis) -> None:

@@ -58,6 +58,7 @@ def test_runs_add_up(client: Redis, server: Server, tmp_path: Path) -> None:
         "cleanup_coordinators_unreadable_total": 2,
         "cleanup_keys_deleted_total": 48,
         "cleanup_last_sweep_stale_coordinators": 4,
+        'cleanup_last_sweep_unreadable_heartbeats{reason="not_json"}': 1,
     }
     for engine in ("lua", "python"):
         buckets = [value for series, value in figures.items() if f'_bucket{{engine="{engine}"' in series]

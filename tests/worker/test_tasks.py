@@ -311,6 +311,20 @@ def test_a_locked_sweep_is_skipped_and_a_dry_run_is_not(fleet: Redis) -> None:
     assert fleet.dbsize() == DOOMED + KEPT + 1
 
 
+def test_a_retry_that_finds_the_lock_held_tells_what_was_done_before(fleet: Redis, proxy: Proxy) -> None:
+    # Given a first attempt that deletes some keys, and another sweep that begins before the second one
+    proxy.cut_at(b"EVALSHA", 1 + HIGH_LATENCY.in_flight + 1)
+    result = cleanup.delay()
+    wait_until(lambda: result.state == "RETRY", "the first attempt failed")
+    fleet.set(keys.LOCK, "somebody else", px=60_000)
+    metrics = result.get(timeout=30)
+    assert result.retries == 1
+    assert metrics["keysDeleted"] > 0
+    assert metrics["cleanupErrors"] > 0
+    assert (metrics["skipped"], metrics["complete"]) == (None, False)
+    assert fleet.get(keys.LOCK) == b"somebody else"
+
+
 def test_a_soft_time_limit_ends_in_a_report_that_says_so(fleet: Redis) -> None:
     fleet.client_pause(60_000, all=False)  # the sweep waits for its lock
     try:
