@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from cleanup_tasks.arguments import check_arguments, options_of
+from cleanup_tasks.cli.explain import explain
 from cleanup_tasks.cli.options import (
     CommandWithSettings,
     Duration,
@@ -36,6 +37,14 @@ SHORT_THRESHOLD_S = 60
 
 @click.command(cls=CommandWithSettings, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--dry-run", is_flag=True, help="Change nothing; report what a real run would do.")
+@click.option(
+    "--explain",
+    "wanted",
+    is_flag=False,
+    flag_value="",
+    metavar="[ID]",
+    help="Show what a sweep would do and why, of everybody or of one coordinator; delete nothing.",
+)
 @click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no scripting.")
 @click.option(
     "--stale-threshold",
@@ -76,6 +85,7 @@ SHORT_THRESHOLD_S = 60
 @click.version_option(package_name="blocking-coordination-cleanup")
 def command(
     dry_run: bool,
+    wanted: str | None,
     fallback: bool,
     stale_threshold: int | None,
     orphans: str | None,
@@ -96,6 +106,8 @@ def command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if wanted is not None and metrics_file is not None:
+        raise click.UsageError("--explain sweeps nothing, so there is nothing to write to --metrics-file")
     style, stderr = Style(as_json, verbose), Console(stderr=True)
     show_log(style, stderr)
     options = options_of(
@@ -106,6 +118,8 @@ def command(
         max_named=None if verbose else settings.cleanup_max_reported_ids,
     )
     _warn_of_short_threshold(options.threshold_s)
+    if wanted is not None:
+        sys.exit(explain(options, wanted, style))
     stopping = Stopping()
     METRICS.watch({options.target: options.interval_s})
     with stopping.on_signals():

@@ -26,8 +26,8 @@ def read_seconds(text: str) -> int:
     return sum(int(number) * _SECONDS[_UNIT.get(unit, unit)] for number, unit in parts)
 
 
-def in_words(seconds: float) -> str:
-    """A duration with its two largest units, such as ``10 min``, ``1 h 30 min``, ``4.2 s`` or ``12 ms``."""
+def in_words(seconds: float, units: int = 2) -> str:
+    """A duration by its largest units: ``10 min``, ``1 h 30 min``, ``4.2 s`` or ``12 ms``."""
     if 0 < seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
@@ -38,4 +38,4 @@ def in_words(seconds: float) -> str:
         number, left = divmod(left, size)
         if number:
             words.append(f"{number} {unit}")
-    return " ".join(words[:2])
+    return " ".join(words[:units])

@@ -46,12 +46,16 @@ class _OneLine(logging.Filter):
         message = record.getMessage()
         if _target.get() != DEFAULT_TARGET:
             message = f"[{_target.get()}] {message}"
-        record.msg, record.args = "".join(map(_printable, message)), None
+        record.msg, record.args = printable(message), None
         return True
 
 
-def _printable(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+def printable(line: str) -> str:
+    """A text on one line, with escapes in place of what a terminal would not show or obey."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in line
+    )
 
 
 if not logger.filters:

@@ -85,6 +85,11 @@ def text(coordinator: bytes) -> str:
     return coordinator.decode("utf-8", "backslashreplace")
 
 
+def family(key: bytes) -> str:
+    """What people call the family of a key: the second word of its name."""
+    return text(key.split(b":", 2)[1])
+
+
 def names_one_id(key: bytes) -> bool:
     """Whether a key can belong to one id alone, whatever other ids there are."""
     return key.startswith(WHOLE_ID) or (key.startswith(ACK) and key.count(b":") == ACK.count(b":") + 1)

@@ -69,6 +69,11 @@ class Sightings:
         except (OutOfMemoryError, NoPermissionError) as error:
             logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)
 
+    def age_s(self, orphan: bytes, now_ms: int) -> int | None:
+        """How long ago an orphan was sighted, in seconds; None where it was not."""
+        sighted_ms = self._sighted.get(orphan)
+        return None if sighted_ms is None else (now_ms - int(sighted_ms)) // 1000
+
     def seconds_to_wait(self, orphans: Iterable[bytes], now_ms: int) -> list[int]:
         """How long those that were sighted too short a time ago have to wait; the others are left out."""
         sighted_ms = (int(self._sighted.get(id_, now_ms)) for id_ in orphans)

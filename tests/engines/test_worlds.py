@@ -12,6 +12,9 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.single import SingleServer
+from cleanup_tasks.servers.url import Address
+from cleanup_tasks.sweep.explanation import Explanation
+from cleanup_tasks.sweep.options import Options, OrphansMode
 from demo.servers import Server
 from tests.support.sweeping import all_keys, clean, digest, new_report
 from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
@@ -151,3 +154,33 @@ def test_two_sweeps_at_once_are_harmless(
         reports.append(swept(client, by))
     assert reports[0].keys_deleted == left
     assert reports[1].keys_deleted + deleted == left
+
+
+@pytest.mark.parametrize("orphans", ["report", "reap"])
+@random_worlds
+@given(world=worlds())
+def test_an_explanation_names_what_a_sweep_deletes(client: Redis, orphans: OrphansMode, world: World) -> None:
+    now_ms = write(client, world)
+    before = digest(client)
+    with SingleServer(client) as servers:
+        explained = Explanation(servers, Options(address=Address(), orphans=orphans)).explain()
+    assert digest(client) == before
+    announced = {key.name for each in explained for key in each.keys if key.goes}
+    announced.update(keys.heartbeat(each.id) for each in explained if each.goes and each.verdict == "stale")
+    assert related_keys(client) >= announced
+    # what it says of a key, it says under each of the owners
+    said: dict[bytes, set[bool]] = {}
+    for each in explained:
+        for key in each.keys:
+            said.setdefault(key.name, set()).add(key.goes)
+            assert key.goes or key.kept_by
+    assert {len(verdicts) for verdicts in said.values()} <= {1}
+    # the ids that have a heartbeat are as they were made
+    made = {id_: kind for id_, kind in world.coordinators.items() if "orphan" not in kind}
+    assert {each.id: each.verdict for each in explained if each.id in made}.keys() == made.keys()
+    # and a sweep does what was said
+    write(client, world, now_ms)
+    had = related_keys(client)
+    with SingleServer(client) as servers:
+        clean(servers, LuaEngine(client), new_report("lua"), orphans=orphans)
+    assert had - related_keys(client) == announced

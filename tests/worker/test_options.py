@@ -25,6 +25,7 @@ from tests.support.command import run_command
         (["--redis-url", "redis://h:70000"], "'--redis-url': a port is not in 1 to 65535; an example: "),
         (["--redis-url", ""], "'--redis-url': "),
         (["600", "1"], "600"),
+        (["--explain", "--metrics-file", "x.prom"], "--explain sweeps nothing"),
     ],
 )
 def test_wrong_options_touch_nothing(

@@ -1,0 +1,152 @@
+"""--explain: what a sweep would do and why, as a table, in detail for one coordinator, or as JSON lines."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from redis.exceptions import RedisError
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cleanup_tasks.cli.output import Style
+from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION
+from cleanup_tasks.reporting.durations import in_words
+from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.topology import servers_at
+from cleanup_tasks.sweep.explanation import Explained, Explanation, Key, shown
+from cleanup_tasks.sweep.options import Options
+
+_COLOURS = {"stale": "red", "orphaned": "yellow", "unreadable": "yellow", "active": "green"}
+
+DELETE, KEEP = "delete", "keep"
+
+
+def explain(options: Options, wanted: str, style: Style) -> int:
+    """Print what a sweep with these options would do; returns the exit status.
+
+    Args:
+        options: those of the sweep.
+        wanted: an id, or empty for everybody.
+        style: JSON lines, or everybody in the table and not just those about whom something is done.
+    """
+    logger.setLevel(logging.WARNING)
+    connected = False
+    coordinator = shown(os.fsencode(wanted)) if wanted else None
+    try:
+        with servers_at(options.address, options.tls) as servers:
+            servers.connect()
+            connected = True
+            explained = Explanation(servers, options).explain(coordinator)
+    except RedisError as error:
+        logger.error("%s: %s", "Explanation failed" if connected else "Redis connection failed", error)
+        return ERRORS if connected else NO_CONNECTION
+    if style.as_json:
+        for each in explained:
+            print(json.dumps(_as_json(each)))
+        return 0
+    console = Console(soft_wrap=False)
+    console.print(Text.assemble(("Redis  ", "bold"), str(options.address)))
+    if coordinator and not explained:
+        console.print(f"Nobody is called {coordinator}, and no key is of such a coordinator.", markup=False)
+    elif coordinator:
+        console.print(_detail(explained[0]))
+    else:
+        for part in _overview(explained, None if style.verbose else options.max_named):
+            console.print(part)
+    return 0
+
+
+def _as_json(each: Explained) -> dict[str, object]:
+    return {
+        "coordinator": keys.text(each.id),
+        "verdict": each.verdict,
+        "goes": each.goes,
+        "reason": each.reason,
+        "heartbeatAgeSeconds": each.heartbeat_age_s,
+        "activityAgeSeconds": each.activity_age_s,
+        "sightedAgeSeconds": each.sighted_age_s,
+        "dueInSeconds": each.due_in_s,
+        "keys": [
+            {
+                "key": keys.text(key.name),
+                "family": keys.family(key.name),
+                "goes": key.goes,
+                "sharedWith": [keys.text(id_) for id_ in key.shared_with],
+                "keptBy": {keys.text(id_): why for id_, why in key.kept_by.items()},
+            }
+            for key in each.keys
+        ],
+    }
+
+
+def _overview(explained: list[Explained], most: int | None) -> Iterator[RenderableType]:
+    """A table of those about whom something is done, at most so many; None: of everybody."""
+    counted = Counter(each.verdict for each in explained)
+    listed = [each for each in explained if most is None or each.verdict != "active"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("Coordinator", "Heartbeat", "Activity", "Verdict", "What a sweep does"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("Heartbeat", "Activity", "Verdict"))
+    for each in listed[:most]:
+        ages = _age(each.heartbeat_age_s, units=1), _age(each.activity_age_s, units=1)
+        table.add_row(shown(each.id), *ages, Text(each.verdict, _COLOURS[each.verdict]), _keys(each))
+    if listed:
+        yield table
+    total = ", ".join(f"{number:,} {verdict}" for verdict, number in counted.items())
+    yield Text(total or "no coordinators", "bold")
+    if most is not None and len(listed) > most:
+        yield f"{len(listed) - most:,} more of them are not shown: --verbose shows all, --explain ID one."
+    elif most is not None and counted["active"]:
+        yield "Active ones are not shown: --verbose shows all, --explain ID one."
+
+
+def _detail(each: Explained) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    grid.add_row(Text("Coordinator", "bold"), shown(each.id))
+    verdict = Text(each.verdict, _COLOURS[each.verdict])
+    grid.add_row(Text("Verdict", "bold"), Text.assemble(verdict, f": {each.reason}"))
+    grid.add_row(Text("Heartbeat", "bold"), _age(each.heartbeat_age_s))
+    grid.add_row(Text("Activity", "bold"), _age(each.activity_age_s))
+    if each.verdict == "orphaned":
+        grid.add_row(Text("Sighted", "bold"), _age(each.sighted_age_s))
+    for key in each.keys:
+        grid.add_row(Text(DELETE, "red") if key.goes else Text(KEEP, "green"), _key(key, each.id))
+    return grid
+
+
+def _key(key: Key, owner: bytes) -> Text:
+    text = Text(shown(key.name))
+    kept_by = {id_: why for id_, why in key.kept_by.items() if id_ != owner}
+    if kept_by:
+        text.append(f" (also of {_owners(kept_by)})")
+    elif key.shared_with:
+        text.append(f" (also of {', '.join(map(shown, key.shared_with))})")
+    return text
+
+
+def _keys(each: Explained) -> Text:
+    """How many keys of each family go, how many stay, and why where the verdict doesn't say it."""
+    lines = [each.reason] if each.verdict in ("orphaned", "unreadable") else []
+    for goes in (True, False):
+        counted = Counter(keys.family(key.name) for key in each.keys if key.goes is goes)
+        families = ", ".join(f"{number} {family}" for family, number in counted.items())
+        if not families:
+            continue
+        keeping = {id_: why for key in each.keys for id_, why in key.kept_by.items() if not goes}
+        whose = f", also of {_owners(keeping)}" if each.goes and keeping else ""
+        lines.append(f"{DELETE if goes else KEEP} {families}{whose}")
+    return Text("\n".join(lines))
+
+
+def _owners(kept_by: dict[bytes, str], most: int = 2) -> str:
+    named = [f"{shown(id_)} ({why})" for id_, why in list(kept_by.items())[:most]]
+    return ", ".join(named) + (f" and {len(kept_by) - most} more" if len(kept_by) > most else "")
+
+
+def _age(seconds: int | None, units: int = 2) -> str:
+    return "-" if seconds is None else in_words(seconds, units)

@@ -1,0 +1,155 @@
+"""What a sweep would do and why, coordinator by coordinator: it finds and collects as a sweep does."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cleanup_tasks.reporting.durations import in_words
+from cleanup_tasks.reporting.log import printable
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import EXPLANATIONS, State, judge, reason_of, times_of
+from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.collector import Collector
+from cleanup_tasks.sweep.finder import Finder
+from cleanup_tasks.sweep.fleet import Fleet
+from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.orphans import Sightings
+
+Verdict = Literal["stale", "orphaned", "unreadable", "active"]
+#: Which come first: those about which something is done.
+VERDICTS: tuple[Verdict, ...] = ("stale", "orphaned", "unreadable", "active")
+
+
+@dataclass(slots=True)
+class Key:
+    """A related key, besides heartbeats."""
+
+    name: bytes
+    #: Whether a sweep would delete it, if nothing changes before.
+    goes: bool
+    #: The other owners.
+    shared_with: list[bytes]
+    #: The owners for which it stays, and what they are.
+    kept_by: dict[bytes, str]
+
+
+@dataclass(slots=True)
+class Explained:
+    """A coordinator: its signs of life, what a sweep makes of them, and its keys."""
+
+    id: bytes
+    verdict: Verdict
+    goes: bool
+    reason: str
+    #: In seconds by the server's clock; None where there is none, or none that can be read.
+    heartbeat_age_s: int | None = None
+    activity_age_s: int | None = None
+    #: Of an orphan: how long ago it was first seen, and how long it has to wait; None where it never goes.
+    sighted_age_s: int | None = None
+    due_in_s: int | None = None
+    keys: list[Key] = field(default_factory=list)
+
+
+def shown(name: bytes) -> str:
+    """An id or a key as it is printed."""
+    return printable(keys.text(name))
+
+
+class Explanation:
+    """Looks at everybody once. It writes nothing: no lock, no sighting, no deletion."""
+
+    def __init__(self, servers: Topology, options: Options) -> None:
+        """Explain what a sweep with these options would do on connected servers."""
+        self._servers = servers
+        self._options = options
+        self._fleet = Fleet()
+        self._sightings = Sightings(
+            servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
+        )
+        self._seen: set[bytes] = set()
+
+    def explain(self, wanted: str | None = None) -> list[Explained]:
+        """Everybody, or just who is shown so; raises RedisError where not all can be seen."""
+        servers, fleet, threshold_s = self._servers, self._fleet, self._options.threshold_s
+        finder = Finder(servers, Report(stale_threshold_seconds=threshold_s), threshold_s, max_named=0)
+        finder.find(servers.scan(keys.HEARTBEAT_PATTERN), fleet)
+        with_heartbeat = set(fleet.coordinators)
+        now_ms = servers.now_ms()
+        if self._options.orphans == "reap":
+            self._sightings.read()
+            self._sightings.add_due(fleet, servers, now_ms)
+        collector = Collector(fleet, servers, now_ms, threshold_s, orphans=True)
+        collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
+        everybody = self._judged(sorted(with_heartbeat | collector.orphans))
+        asked_for = [each for each in everybody.values() if wanted in (None, shown(each.id))]
+        self._add_keys(everybody, {each.id: each for each in asked_for})
+        if servers.failure is not None:
+            raise servers.failure
+        return sorted(asked_for, key=lambda each: VERDICTS.index(each.verdict))
+
+    def _noted(self, pages: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
+        for page in pages:
+            self._seen.update(page)
+            yield page
+
+    def _judged(self, ids: list[bytes]) -> dict[bytes, Explained]:
+        size = self._servers.limits.read_keys
+        lots = (ids[start : start + size] for start in range(0, len(ids), size))
+        requests = ((lot, [*map(keys.heartbeat, lot), *map(keys.activity, lot)]) for lot in lots)
+        explained = {}
+        for lot, now_ms, values in self._servers.read(requests):
+            for id_ in lot:
+                signs = values.get(keys.heartbeat(id_)), values.get(keys.activity(id_))
+                explained[id_] = each = self._verdict(id_, *signs, now_ms)
+                ages = [None if ms is None else int(now_ms - ms) // 1000 for ms in times_of(signs, now_ms)]
+                each.heartbeat_age_s, each.activity_age_s = ages
+        return explained
+
+    def _verdict(self, id_: bytes, heartbeat: bytes | None, activity: bytes | None, now_ms: int) -> Explained:
+        threshold_s = self._options.threshold_s
+        if id_ not in self._fleet.coordinators or heartbeat == b"":
+            return self._orphan(id_, now_ms)
+        state = judge(heartbeat, activity, now_ms, threshold_s)
+        if state is State.UNREADABLE:
+            why = EXPLANATIONS[reason_of(heartbeat, now_ms)]
+            return Explained(id_, "unreadable", goes=False, reason=why)
+        if state is State.ACTIVE:
+            beats = judge(heartbeat, None, now_ms, threshold_s) is State.ACTIVE
+            return Explained(id_, "active", goes=False, reason="it beats" if beats else "it works")
+        goes = self._fleet.coordinators[id_] is not None
+        reason = f"no sign of life for more than {in_words(threshold_s)}"
+        return Explained(id_, "stale", goes, reason if goes else f"{reason}; it is looked at once more")
+
+    def _orphan(self, id_: bytes, now_ms: int) -> Explained:
+        if self._options.orphans != "reap":
+            return Explained(id_, "orphaned", goes=False, reason="no heartbeat, goes with --orphans reap")
+        orphan = Explained(id_, "orphaned", goes=self._fleet.coordinators.get(id_) is not None, reason="")
+        orphan.sighted_age_s = self._sightings.age_s(id_, now_ms)
+        (orphan.due_in_s,) = self._sightings.seconds_to_wait([id_], now_ms) or [0]
+        if orphan.goes:
+            orphan.reason = f"no heartbeat for more than {in_words(self._options.threshold_s)}"
+        elif orphan.due_in_s:
+            orphan.reason = f"no heartbeat, due in {in_words(orphan.due_in_s)}"
+        else:
+            orphan.reason = "no heartbeat, but at work"
+        return orphan
+
+    def _add_keys(self, everybody: dict[bytes, Explained], asked_for: dict[bytes, Explained]) -> None:
+        fleet = self._fleet
+        due = fleet.due()
+        going = {key for one in due for key in (*one.keys, *one.records)}
+        going.update(family + one.id for one in due for family in keys.WHOLE_ID)
+        ids_due = {one.id for one in due}
+        for name in sorted(self._seen):
+            known, unknown, _ = keys.owners(name, fleet.coordinators, fleet.lengths)
+            owners = [*known, *unknown]
+            goes = name in going
+            kept_by = {
+                owner: everybody[owner].verdict if owner in everybody else "no heartbeat"
+                for owner in owners
+                if not goes and owner not in ids_due
+            }
+            for id_ in asked_for.keys() & owners:
+                shared_with = [owner for owner in owners if owner != id_]
+                asked_for[id_].keys.append(Key(name, goes, shared_with, kept_by))

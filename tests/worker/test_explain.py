@@ -1,0 +1,131 @@
+"""--explain: who would go and why, and nothing is touched."""
+
+import json
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import server_time_ms
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.servers import Server, free_port
+from tests.support.command import run_command
+from tests.support.sweeping import digest, write_heartbeat
+from tests.support.terminal import COLUMNS, run_on_terminal
+
+
+@pytest.fixture
+def fleet(client: Redis) -> Redis:
+    """One stale and one active coordinator that share a record, an orphan, and one that nobody can read."""
+    write_coordinators(client, [b"stale"], STALE_AGE_MS)
+    write_coordinators(client, [b"active"], ACTIVE_AGE_MS)
+    client.set(keys.IDEMPOTENCY + b"stale:active:done:1:%d" % server_time_ms(client), "1")
+    client.set(keys.signal(b"ghost"), "1")
+    write_heartbeat(client, b"odd", "unreadable")
+    return client
+
+
+def explained(server: Server, *arguments: str) -> dict[str, dict[str, Any]]:
+    """The JSON lines, by coordinator."""
+    ended = run_command(server.url, "--explain", *arguments, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return {line["coordinator"]: line for line in map(json.loads, ended.stdout.splitlines())}
+
+
+def test_json_lines(server: Server, fleet: Redis) -> None:
+    before = digest(fleet)
+    found = explained(server)
+    assert digest(fleet) == before
+    assert {id_: (line["verdict"], line["goes"]) for id_, line in found.items()} == {
+        "stale": ("stale", True),
+        "ghost": ("orphaned", False),
+        "odd": ("unreadable", False),
+        "active": ("active", False),
+    }
+    assert 660 <= found["stale"]["heartbeatAgeSeconds"] < 720
+    assert 660 <= found["stale"]["activityAgeSeconds"] < 720
+    assert 60 <= found["active"]["heartbeatAgeSeconds"] < 120
+    assert found["odd"]["heartbeatAgeSeconds"] is None
+    assert found["odd"]["reason"] == "it is not JSON"
+    families = [key["family"] for key in found["stale"]["keys"] if key["goes"]]
+    assert sorted(families) == ["ack", "ack", "activity", "idempotency", "signal"]
+    (kept,) = (key for key in found["stale"]["keys"] if not key["goes"])
+    assert (kept["sharedWith"], kept["keptBy"]) == (["active"], {"active": "active"})
+
+
+def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
+    shown = run_on_terminal(server.url, "--explain")
+    assert shown.process.returncode == 0
+    assert max(map(len, shown.screen)) <= COLUMNS
+    text = " ".join(" ".join(shown.screen).split())
+    assert text.startswith(f"Redis 127.0.0.1:{server.port}, database 0 Coordinator Heartbeat Activity ")
+    for row in (
+        "stale 11 min 11 min stale delete 2 ack, 1 idempotency, 1 signal, 1 activity "
+        "keep 1 idempotency, also of active (active)",
+        "ghost - - orphaned no heartbeat, goes with --orphans reap keep 1 signal",
+        "odd - - unreadable it is not JSON",
+        "1 stale, 1 orphaned, 1 unreadable, 1 active",
+    ):
+        assert row in text
+    assert text.endswith("Active ones are not shown: --verbose shows all, --explain ID one.")
+    everybody = run_on_terminal(server.url, "--explain", "--verbose").screen
+    assert any(line.startswith("active ") for line in everybody)
+
+
+def test_one_coordinator_with_its_keys(server: Server, fleet: Redis) -> None:
+    shown = [" ".join(line.split()) for line in run_on_terminal(server.url, "--explain", "stale").screen]
+    for line in (
+        "Coordinator stale",
+        "Verdict stale: no sign of life for more than 10 min",
+        "delete blocking:signal:stale",
+    ):
+        assert line in shown
+    assert "(also of active (active))" in " ".join(shown)
+    assert not any("ghost" in line for line in shown)
+
+
+def test_an_orphan_and_its_sighting(server: Server, fleet: Redis) -> None:
+    now_ms = server_time_ms(fleet)
+    reap = ("ghost", "--orphans", "reap")
+    first = explained(server, *reap)["ghost"]
+    assert (first["goes"], first["sightedAgeSeconds"], first["dueInSeconds"]) == (False, None, 600)
+    fleet.hset(keys.SIGHTINGS, "ghost", now_ms - 300_000)
+    waiting = explained(server, *reap)["ghost"]
+    assert waiting["goes"] is False
+    assert 300 <= waiting["sightedAgeSeconds"] < 330
+    assert waiting["reason"].startswith("no heartbeat, due in ")
+    fleet.hset(keys.SIGHTINGS, "ghost", now_ms - 700_000)
+    due = explained(server, *reap)["ghost"]
+    assert (due["goes"], due["reason"]) == (True, "no heartbeat for more than 10 min")
+    fleet.set(keys.activity(b"ghost"), now_ms)
+    works = explained(server, *reap)["ghost"]
+    assert (works["goes"], works["reason"]) == (False, "no heartbeat, but at work")
+
+
+def test_an_id_is_found_as_it_is_shown(server: Server, client: Redis) -> None:
+    write_heartbeat(client, b"odd\n\x1b[31m\xff", "unreadable")
+    (line,) = (line for line in run_on_terminal(server.url, "--explain").screen if line.startswith("odd"))
+    shown = line.split()[0]
+    assert shown == r"odd\n\x1b[31m\xff"
+    assert len(explained(server, shown)) == 1
+
+
+def test_nobody_of_that_name(server: Server, fleet: Redis) -> None:
+    assert explained(server, "nobody") == {}
+    assert "Nobody is called nobody, and no key is of such a coordinator." in " ".join(
+        run_on_terminal(server.url, "--explain", "nobody").screen
+    )
+
+
+def test_a_long_table_is_cut(server: Server, client: Redis) -> None:
+    write_coordinators(client, [b"stale-%d" % number for number in range(5)], STALE_AGE_MS)
+    shown = run_on_terminal(server.url, "--explain", CLEANUP_MAX_REPORTED_IDS="2").screen
+    assert len([line for line in shown if line.startswith("stale-")]) == 2
+    assert shown[-1] == "3 more of them are not shown: --verbose shows all, --explain ID one."
+
+
+def test_no_redis() -> None:
+    ended = run_command(f"redis://127.0.0.1:{free_port()}", "--explain")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Redis connection failed" in ended.stderr
