@@ -1,0 +1,310 @@
+"""The metrics of a real worker, whatever becomes of its children."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks.reporting.metrics import FIGURES, OUTCOMES
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import EXPLANATIONS
+from cleanup_tasks.servers.client import CLIENT_NAME
+from cleanup_tasks.servers.pipelining import LOW_LATENCY
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.fleet import Fleet, fleet
+from demo.servers import Server, running_server, wait_until
+from tests.support.scraping import Figures, changed, scrape
+from tests.support.sweeping import write_heartbeat
+
+POOLS = {
+    "prefork": ("--pool", "prefork"),
+    "prefork, a new child for every other task": ("--pool", "prefork", "--max-tasks-per-child", "2"),
+    "solo": ("--pool", "solo"),
+    "threads": ("--pool", "threads"),
+}
+REASONS = ("requested", "no_permission", "unknown_command", "script_missing", "script_error", "other")
+ALL_SERIES = {
+    *(f'cleanup_sweeps_total{{engine="{e}",outcome="{o}"}}' for e in ("lua", "python") for o in OUTCOMES),
+    *(f"{name}_total" for name, _ in FIGURES.values()),
+    *(f'cleanup_fallbacks_total{{reason="{reason}"}}' for reason in REASONS),
+    "cleanup_last_success_timestamp_seconds",
+    "cleanup_last_sweep_stale_coordinators",
+    "cleanup_last_sweep_orphaned_coordinators",
+    "cleanup_last_sweep_held",
+    *(f'cleanup_last_sweep_unreadable_heartbeats{{reason="{reason}"}}' for reason in EXPLANATIONS),
+}
+
+#: The user of the shared worker.
+USER = "watched"
+#: Keys of which nobody knows yet whether they are deleted: all that may be under way at once.
+UNKNOWN = LOW_LATENCY.in_flight * LOW_LATENCY.batch_keys
+
+
+def some_coordinators(client: Redis) -> None:
+    """Four stale, two active, one unreadable: 24 keys to go."""
+    write_coordinators(client, [b"stale-%d" % n for n in range(4)], STALE_AGE_MS)
+    write_coordinators(client, [b"active-%d" % n for n in range(2)], ACTIVE_AGE_MS)
+    write_heartbeat(client, b"odd", "unreadable")
+
+
+def many_stale(client: Redis) -> int:
+    """So many that a sweep can be disturbed in the middle; returns how many keys they have."""
+    write_coordinators(client, [b"stale-%d" % n for n in range(20_000)], STALE_AGE_MS)
+    return 6 * 20_000
+
+
+@pytest.mark.parametrize("pool", list(POOLS))
+def test_figures_of_every_pool(
+    pool: str, client: Redis, server: Server, broker: Server, tmp_path: Path
+) -> None:
+    with fleet(server, broker, tmp_path) as running:
+        running.stack.start_worker("worker", *POOLS[pool])
+        # Every series is there from the start, at zero
+        figures = scrape(running.metrics_port)
+        assert figures.pop("cleanup_interval_seconds") == 300
+        assert set(figures.values()) == {0}
+        shown = {series for series in figures if "_bucket{" not in series and "_duration_" not in series}
+        assert shown == ALL_SERIES
+        # Given an ordinary sweep, a dry run, a requested fallback and one that finds the lock held
+        some_coordinators(client)
+        assert running.run(dry_run=True)["keysDeleted"] == 24
+        assert running.run()["keysDeleted"] == 24
+        some_coordinators(client)
+        client.set("blocking:signal:without-heartbeat", "1")
+        assert running.run("cleanup_fallback")["keysDeleted"] == 24
+        client.set(keys.LOCK, "somebody", px=60_000)
+        assert running.run()["skipped"]
+        # Then the endpoint has exactly their sum
+        expected = {
+            'cleanup_sweeps_total{engine="lua",outcome="dry_run"}': 1,
+            'cleanup_sweeps_total{engine="lua",outcome="success"}': 1,
+            'cleanup_sweeps_total{engine="python",outcome="success"}': 1,
+            'cleanup_sweeps_total{engine="lua",outcome="skipped"}': 1,
+            'cleanup_sweep_duration_seconds_count{engine="lua"}': 2,
+            'cleanup_sweep_duration_seconds_count{engine="python"}': 1,
+            'cleanup_fallbacks_total{reason="requested"}': 1,
+            "cleanup_coordinators_checked_total": 14,
+            "cleanup_coordinators_stale_total": 8,
+            "cleanup_coordinators_reaped_total": 8,
+            "cleanup_coordinators_unreadable_total": 2,
+            "cleanup_keys_deleted_total": 48,
+            "cleanup_last_sweep_stale_coordinators": 4,
+            'cleanup_last_sweep_unreadable_heartbeats{reason="not_json"}': 1,
+            "cleanup_last_sweep_orphaned_coordinators": 1,
+        }
+        wait_until(lambda: changed(scrape(running.metrics_port)) == expected, "the counts have arrived")
+        figures = scrape(running.metrics_port)
+        assert abs(figures["cleanup_last_success_timestamp_seconds"] - client.time()[0]) < 60
+        # And the log says the same of each, in one line
+        summaries = [line for line in running.stack.log("worker").splitlines() if "cleanup_sweep " in line]
+        assert [line.split("outcome=")[1].split()[0] for line in summaries] == [
+            "dry_run",
+            "success",
+            "success",
+            "skipped",
+        ]
+
+
+class Watched:
+    """A prefork worker with one child, and what its metrics have become since a test began."""
+
+    def __init__(self, running: Fleet, worker: subprocess.Popen[bytes]) -> None:
+        """Begin now."""
+        self.running = running
+        self._worker = worker
+        self._before = scrape(running.metrics_port)
+
+    def changed(self) -> Figures:
+        """What has changed."""
+        return changed(scrape(self.running.metrics_port), self._before)
+
+    def count(self, series: str) -> float:
+        """How much a counter has grown."""
+        return scrape(self.running.metrics_port)[series] - self._before[series]
+
+    @property
+    def child(self) -> int:
+        """The pid of the worker's one child."""
+        pid = self._worker.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(child)
+
+
+def make_user(client: Redis) -> None:
+    """The user that the worker logs in as."""
+    client.acl_setuser(USER, enabled=True, passwords=["+p"], keys=["*"], commands=["+@all"])
+
+
+@pytest.fixture(scope="module")
+def shared_worker(
+    shared_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Fleet, subprocess.Popen[bytes]]]:
+    """A worker for all tests that need one, and a broker that is its own."""
+    with shared_server.client() as client:
+        make_user(client)
+    url = {"COORDINATION_REDIS_URL": f"redis://{USER}:p@127.0.0.1:{shared_server.port}/0"}
+    folder = tmp_path_factory.mktemp("metrics")
+    with running_server() as broker, fleet(shared_server, broker, folder, url) as running:
+        yield running, running.stack.start_worker()
+    with shared_server.client() as client:
+        client.acl_deluser(USER)
+
+
+@pytest.fixture
+def watched(shared_worker: tuple[Fleet, subprocess.Popen[bytes]], server: Server) -> Watched:
+    """The worker, and an empty server."""
+    return Watched(*shared_worker)
+
+
+def test_a_child_killed_in_mid_sweep(client: Redis, watched: Watched) -> None:
+    doomed = many_stale(client)
+    child = watched.child
+
+    def deleted() -> int:
+        return int(doomed - (client.dbsize() - client.exists(keys.LOCK)))
+
+    def unknown() -> float:
+        return deleted() - watched.count("cleanup_keys_deleted_total")
+
+    # When the sweep has begun to delete, the server is made to hold its next step back,
+    result = watched.running.send()
+    wait_until(lambda: client.dbsize() < doomed, "something is deleted")
+    client.client_pause(60_000, all=False)
+    try:
+        # and its child is killed
+        # (which of the batches under way it has done by then is its own affair)
+        wait_until(lambda: unknown() < UNKNOWN, "what is deleted is counted")
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
+        with pytest.raises(Exception, match="SIGKILL"):
+            result.get(timeout=60)
+    finally:
+        client.client_unpause()
+    # Then what it did is counted, and that it was lost
+    gone = deleted()
+    assert 0 < gone < doomed
+    lost = {'cleanup_sweeps_total{engine="lua",outcome="lost"}': 1.0}
+    wait_until(lambda: lost.items() <= watched.changed().items(), "the loss is counted")
+    figures = watched.changed()
+    known = figures.pop("cleanup_keys_deleted_total")
+    assert gone - UNKNOWN < known <= gone
+    assert figures.pop("cleanup_coordinators_reaped_total") == known / 6
+    assert figures == lost | {
+        "cleanup_coordinators_checked_total": doomed / 6,
+        "cleanup_coordinators_stale_total": doomed / 6,
+    }
+    # And its successor's sweep adds the rest
+    client.delete(keys.LOCK)
+    assert watched.running.run()["keysDeleted"] == doomed - gone
+    assert watched.child != child
+    wait_until(lambda: unknown() == gone - known, "the rest is counted")
+
+
+def test_an_attempt_that_timed_out(client: Redis, watched: Watched) -> None:
+    """The report speaks of all attempts together; the metrics count the work of each once."""
+    doomed = many_stale(client)
+    result = watched.running.send()
+    wait_until(lambda: client.dbsize() < doomed, "something is deleted")
+    client.client_pause(60_000, all=False)
+    try:
+        wait_until(lambda: waiting_scripts(client) == 1, "the sweep waits for an answer")
+        left = client.dbsize() - client.exists(keys.LOCK)
+        assert 0 < left < doomed
+        wait_until(lambda: waiting_scripts(client) == 0, "it waits no more")
+    finally:
+        client.client_unpause()
+    metrics = result.get(timeout=60)
+    assert (metrics["keysDeleted"], metrics["cleanupErrors"]) == (doomed, LOW_LATENCY.in_flight)
+    assert not metrics["complete"]
+    figures = {
+        'cleanup_sweeps_total{engine="lua",outcome="retried"}': 1,
+        'cleanup_sweeps_total{engine="lua",outcome="incomplete"}': 1,
+        'cleanup_sweep_duration_seconds_count{engine="lua"}': 1,
+        "cleanup_coordinators_checked_total": doomed / 6,
+        "cleanup_coordinators_stale_total": doomed / 6,
+        "cleanup_coordinators_reaped_total": doomed / 6,
+        "cleanup_keys_deleted_total": doomed,
+        "cleanup_errors_total": LOW_LATENCY.in_flight,
+        "cleanup_last_sweep_stale_coordinators": doomed / 6,
+    }
+    wait_until(lambda: watched.changed() == figures, "every key is counted once")
+
+
+def waiting_scripts(client: Redis) -> int:
+    """How many connections of sweeps have called the script last."""
+    return [(c["name"], c["cmd"]) for c in client.client_list()].count((CLIENT_NAME, "evalsha"))
+
+
+def test_out_of_time(client: Redis, watched: Watched) -> None:
+    child = watched.child
+    client.client_pause(60_000, all=False)  # the sweep waits for its lock
+    try:
+        result = watched.running.send(seconds=3)
+        wait_until(lambda: result.state == "STARTED", "the sweep has begun")
+        os.kill(child, signal.SIGSTOP)  # deaf to the soft limit
+        with pytest.raises(Exception, match="TimeLimitExceeded"):
+            result.get(timeout=60)
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
+    finally:
+        client.client_unpause()
+    watched.running.run(dry_run=True)
+    expected = {
+        'cleanup_sweeps_total{engine="lua",outcome="lost"}': 1,
+        'cleanup_sweeps_total{engine="lua",outcome="dry_run"}': 1,
+        'cleanup_sweep_duration_seconds_count{engine="lua"}': 1,
+    }
+    wait_until(lambda: watched.changed() == expected, "one loss and one dry run are counted")
+
+
+def test_refused_retried_failed(client: Redis, watched: Watched) -> None:
+    running = watched.running
+    retried = 'cleanup_sweeps_total{engine="lua",outcome="retried"}'
+    some_coordinators(client)
+    try:
+        # Scripting is forbidden: the fallback has the work, and the reason
+        client.acl_setuser(USER, enabled=True, commands=["-evalsha"])
+        assert running.run()["keysDeleted"] == 24
+        client.acl_setuser(USER, enabled=True, commands=["+evalsha"])
+        # The server is a replica for a while: tried again
+        client.replicaof("127.0.0.1", 1)
+        result = running.send()
+        wait_until(lambda: watched.count(retried) == 1, "the first attempt has failed")
+        client.replicaof("NO", "ONE")
+        assert result.get(timeout=60)["complete"]
+        # The password has changed: given up at once
+        client.acl_setuser(USER, enabled=True, passwords=["-p", "+q"])
+        with pytest.raises(Exception, match="invalid username-password"):
+            running.run()
+    finally:
+        client.replicaof("NO", "ONE")
+        client.acl_deluser(USER)
+        make_user(client)
+    expected = {
+        'cleanup_sweeps_total{engine="lua",outcome="refused"}': 1,
+        'cleanup_sweeps_total{engine="python",outcome="success"}': 1,
+        retried: 1,
+        'cleanup_sweeps_total{engine="lua",outcome="success"}': 1,
+        'cleanup_sweeps_total{engine="lua",outcome="failed"}': 1,
+        'cleanup_fallbacks_total{reason="no_permission"}': 1,
+    }
+    counts = ("cleanup_sweeps_total", "cleanup_fallbacks_total")
+
+    def outcomes() -> Figures:
+        return {series: value for series, value in watched.changed().items() if series.startswith(counts)}
+
+    wait_until(lambda: outcomes() == expected, "every attempt is counted once")
+    assert watched.count("cleanup_keys_deleted_total") == 24
+
+
+def test_a_taken_port_stops_the_worker(server: Server, broker: Server, tmp_path: Path) -> None:
+    with fleet(server, broker, tmp_path) as running:
+        with socket.create_server(("127.0.0.1", running.metrics_port)):
+            worker = running.stack.start("worker", "worker")
+            assert worker.wait(timeout=60) == 1
+        log = running.stack.log("worker")
+        assert f"CLEANUP_METRICS_PORT: can't listen on 127.0.0.1:{running.metrics_port}" in log
