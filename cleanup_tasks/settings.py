@@ -23,11 +23,17 @@ SECONDS = Field(description="a whole number of seconds, 0 to 999999999")
 ORPHANS = Field(description="off, report or reap")
 
 
+def _ports(text: str | None) -> range:
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text or "", re.ASCII)
+    return range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+
+
 class MetricsSettings(Environment):
     """Where a worker shows its metrics."""
 
     cleanup_metrics_port: Annotated[
-        int | None, Field(ge=1, le=65535, description="a whole number, 1 to 65535; unset for no endpoint")
+        str | None,
+        Field(description="a port, 1 to 65535, or a range of them as 9540-9549; unset for no endpoint"),
     ] = None
     cleanup_metrics_address: Annotated[
         str, Field(min_length=1, description="the address that the metrics endpoint listens on")
@@ -38,6 +44,19 @@ class MetricsSettings(Environment):
     def _address_of_a_service(cls, value: Any) -> Any:
         """In Kubernetes a service called cleanup-metrics puts its address there; nobody asked for a port."""
         return None if isinstance(value, str) and _SERVICE.fullmatch(value) else value
+
+    @field_validator("cleanup_metrics_port")
+    @classmethod
+    def _ports_that_exist(cls, value: str | None) -> str | None:
+        ports = _ports(value)
+        if value is not None and not (ports and ports[0] > 0 and ports[-1] <= 65535):
+            raise ValueError("no such port")
+        return value
+
+    @property
+    def metrics_ports(self) -> range:
+        """The ports of which the first that is free is taken; none where there is no endpoint."""
+        return _ports(self.cleanup_metrics_port)
 
 
 class BeatSettings(Environment):

@@ -1,5 +1,6 @@
 """What a Celery worker does besides its tasks: it serves metrics, and counts sweeps that were lost."""
 
+import os
 from typing import Any
 
 from celery import signals
@@ -17,27 +18,27 @@ from cleanup_tasks.targets import all_settings, intervals
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
 
 
-@signals.worker_init.connect
+@signals.celeryd_after_setup.connect
 def _open(**_: Any) -> None:
-    """Open the port before the pool forks; a worker that can't says so and does not start."""
-    try:
-        settings, swept_every = MetricsSettings.read(), intervals()
-    except InvalidSettings as error:
-        raise SystemExit(str(error)) from None
-    METRICS.watch(swept_every)
+    """Open the port: the worker's log is there by now, and its pool has not forked yet.
+
+    A worker that can't have it says so and goes on, for it may be somebody's who has other work for it.
+    """
     warn_of_unknown_variables()
     try:
+        METRICS.watch(intervals())
         all_settings()
     except InvalidSettings as error:
         logger.error("Cleanups will fail: %s", error)
-    address, port = settings.cleanup_metrics_address, settings.cleanup_metrics_port
-    if port is None:
-        return
     try:
-        CHANNEL.open(address, port)
-    except OSError as error:
-        # Celery only logs what a receiver raises, unless it is this.
-        raise SystemExit(f"CLEANUP_METRICS_PORT: can't listen on {address}:{port}: {error}") from None
+        settings = MetricsSettings.read()
+    except InvalidSettings as error:
+        logger.error("No metrics: %s", error)
+        return
+    if settings.metrics_ports:
+        CHANNEL.open(settings.cleanup_metrics_address, settings.metrics_ports)
+    elif os.environ.get("CLEANUP_METRICS_PORT"):
+        logger.info("No metrics: CLEANUP_METRICS_PORT is the address of a Kubernetes service, and no port")
 
 
 @signals.worker_process_init.connect

@@ -33,13 +33,25 @@ class Channel:
         self._receive: socket.socket | None = None
         self._servers: list[WSGIServer] = []
 
-    def open(self, address: str, port: int) -> None:
-        """Make this the main process, before it forks, and serve the metrics on this address and port.
+    def open(self, address: str, ports: range) -> None:
+        """Make this the main process, before it forks, and serve the metrics on the first port that is free.
 
-        Raises:
-            OSError: the port can't be had.
+        Where none is, the log says so.
         """
-        server, _thread = start_http_server(port, address, REGISTRY)
+        refusal: OSError | None = None
+        for port in ports:
+            try:
+                server, _thread = start_http_server(port, address, REGISTRY)
+            except OSError as error:
+                refusal = error
+            else:
+                break
+        else:
+            tried = "-".join(str(port) for port in sorted({ports[0], ports[-1]}))
+            logger.error(
+                "No metrics: CLEANUP_METRICS_PORT: can't listen on %s:%s: %s", address, tried, refusal
+            )
+            return
         self._servers.append(server)
         self._main = os.getpid()
         self._receive, self._send = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,9 +1,11 @@
 """The metrics of a real worker, whatever becomes of its children."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import Fleet, fleet
 from demo.servers import Server, running_server, wait_until
+from demo.stack import ROOT, Stack
 from tests.support.scraping import Figures, changed, scrape
 from tests.support.sweeping import write_heartbeat
 
@@ -26,6 +29,8 @@ POOLS = {
     "prefork, a new child for every other task": ("--pool", "prefork", "--max-tasks-per-child", "2"),
     "solo": ("--pool", "solo"),
     "threads": ("--pool", "threads"),
+    "gevent": ("--pool", "gevent"),
+    "eventlet": ("--pool", "eventlet"),
 }
 REASONS = ("requested", "no_permission", "unknown_command", "script_missing", "script_error", "other")
 ALL_SERIES = {
@@ -39,6 +44,8 @@ ALL_SERIES = {
     *(f'cleanup_last_sweep_unreadable_heartbeats{{reason="{reason}"}}' for reason in EXPLANATIONS),
 }
 
+#: Somebody else's application that has our tasks.
+FOREIGN = "tests.support.foreign"
 #: The user of the shared worker.
 USER = "watched"
 #: Keys of which nobody knows yet whether they are deleted: all that may be under way at once.
@@ -301,10 +308,73 @@ def test_refused_retried_failed(client: Redis, watched: Watched) -> None:
     assert watched.count("cleanup_keys_deleted_total") == 24
 
 
-def test_a_taken_port_stops_the_worker(server: Server, broker: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, r"ERROR.* No metrics: CLEANUP_METRICS_PORT: can't listen on 127\.0\.0\.1:{port}: .*in use"),
+        (
+            {"CLEANUP_METRICS_ADDRESS": "192.0.2.1"},
+            r"ERROR.* No metrics: CLEANUP_METRICS_PORT: can't listen on 192\.0\.2\.1:{port}: ",
+        ),
+        (
+            {"CLEANUP_METRICS_PORT": "9549-9540"},
+            r"ERROR.* No metrics: invalid settings: CLEANUP_METRICS_PORT: a port, 1 to 65535, or a range",
+        ),
+        (
+            {"CLEANUP_METRICS_PORT": "tcp://10.96.0.6:9808"},
+            r"INFO.* No metrics: CLEANUP_METRICS_PORT is the address of a Kubernetes service, and no port",
+        ),
+    ],
+    ids=["taken", "no such address", "no range", "a service's"],
+)
+def test_a_worker_without_metrics_works(
+    variables: dict[str, str],
+    expected: str,
+    client: Redis,
+    server: Server,
+    broker: Server,
+    tmp_path: Path,
+) -> None:
+    """It may be a host's, which has other work; one line in its log says why."""
     with fleet(server, broker, tmp_path) as running:
-        with socket.create_server(("127.0.0.1", running.metrics_port)):
-            worker = running.stack.start("worker", "worker")
-            assert worker.wait(timeout=60) == 1
-        log = running.stack.log("worker")
-        assert f"CLEANUP_METRICS_PORT: can't listen on 127.0.0.1:{running.metrics_port}" in log
+        environment = {"SHOP_BROKER": f"{broker.url}/1", "SHOP_RESULTS": f"{broker.url}/2"}
+        with Stack(running.stack.environment | environment | variables, tmp_path, FOREIGN) as shop:
+            with socket.create_server(("127.0.0.1", running.metrics_port)):
+                shop.start_worker("worker", "--queues", "shop")
+            price = running.caller.send_task(f"{FOREIGN}.price", args=[4], queue="shop")
+            assert price.get(timeout=60) == 12
+            lines = [line for line in shop.log("worker").splitlines() if "No metrics" in line]
+            assert len(lines) == 1
+            assert re.search(expected.format(port=running.metrics_port), lines[0])
+
+
+def test_several_workers_of_one_host(client: Redis, server: Server, broker: Server, tmp_path: Path) -> None:
+    """``celery multi`` with a range of ports; the first of them is somebody else's."""
+    with fleet(server, broker, tmp_path) as running:
+        first = running.metrics_port
+        environment = running.stack.environment | {"CLEANUP_METRICS_PORT": f"{first}-{first + 20}"}
+        files = ["--pidfile=%n.pid", "--logfile=%n.log", "--loglevel=INFO"]
+        multi = [sys.executable, "-m", "celery", "-A", "cleanup_tasks", "multi"]
+
+        def control(verb: str) -> None:
+            command = [*multi, verb, "3", "--queues=cleanup", "--concurrency=1", "--pool=threads", *files]
+            environment["PYTHONPATH"] = str(ROOT)
+            subprocess.run(
+                command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=90
+            )
+
+        def ports() -> list[int]:
+            logs = [path.read_text() for path in tmp_path.glob("celery*.log")]
+            return [int(port) for log in logs for port in re.findall(r"Metrics on \S+:(\d+)/metrics", log)]
+
+        with socket.create_server(("127.0.0.1", first)):
+            try:
+                control("start")
+                wait_until(lambda: len(ports()) == 3, "all of them show their metrics")
+                assert len({first, *ports()}) == 4
+                some_coordinators(client)
+                assert running.run()["keysDeleted"] == 24
+                deleted = [scrape(port)["cleanup_keys_deleted_total"] for port in ports()]
+                assert sorted(deleted) == [0, 0, 24]
+            finally:
+                control("stopwait")
