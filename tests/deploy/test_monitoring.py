@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import urllib.error
 import urllib.parse
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 from redis import Redis
 
 from cleanup_tasks.reporting.metrics import FIGURES
-from demo.dataset import STALE_AGE_MS, write_coordinators
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import fleet
 from demo.servers import Server, free_port, running_server, stop, wait_until
 from demo.stack import ROOT
@@ -26,14 +30,20 @@ pytestmark = pytest.mark.debian
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
+#: The series that the variables of the dashboard choose.
+CHOSEN = '{job=~"$job", instance=~"$instance", target=~"$target"'
 #: What Grafana puts in for its variables.
-VARIABLES = {"$__rate_interval": "1m", "$__range": "1h"}
+VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$job": ".*", "$instance": ".*", "$target": ".*"}
 
 QUERIES = {
     f"{panel['title']} {target['refId']}": target["expr"]
     for panel in DASHBOARD["panels"]
     for target in panel["targets"]
 }
+
+
+#: What shows -1 then, which the dashboard words as "never yet".
+BEFORE_THE_FIRST_SUCCESS = ("Intervals since the last success A", "Time since the last success A")
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ def prometheus(broker: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         running.stack.start_worker()
         with running_prometheus(running.metrics_port, folder) as prometheus:
             wait_until(lambda: prometheus.values("cleanup_interval_seconds"), "the worker is scraped")
+            assert [prometheus.values(QUERIES[name]) for name in BEFORE_THE_FIRST_SUCCESS] == [[-1], [-1]]
+            write_coordinators(client, [b"alive"], ACTIVE_AGE_MS)
             for task in ("cleanup", "cleanup_fallback"):
                 write_coordinators(client, [b"stale-%d" % n for n in range(10)], STALE_AGE_MS)
                 running.run(task)
@@ -138,9 +150,54 @@ def test_the_dashboard_has_every_metric() -> None:
 
 @pytest.mark.parametrize("name", list(QUERIES))
 def test_a_query_of_the_dashboard(name: str, prometheus: Prometheus) -> None:
+    # each asks for what was chosen, wherever it names a metric
+    assert len(re.findall(r"cleanup_\w+\{", QUERIES[name])) == QUERIES[name].count(CHOSEN)
+    assert not re.search(r"cleanup_\w+\b(?!\{)", QUERIES[name])
     finite = [value for value in prometheus.values(QUERIES[name]) if value == value]
     assert finite
     assert min(finite) >= 0
+
+
+def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
+    seen = {}
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            query = variable["query"]["query"]
+            for name, value in VARIABLES.items():
+                query = query.replace(name, value)
+            metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
+            seen[variable["name"]] = prometheus.get(f"label/{label}/values", **{"match[]": metric})
+    assert [len(values) for values in seen.values()] == [1, 1, 1]
+    assert (seen["job"], seen["target"]) == (["cleanup"], ["default"])
+
+
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    """Grafana's own models keep all that they know of what they read, and add their defaults."""
+    plugins.register_default_plugins()
+    model = GrafanaDashboard.from_json(DASHBOARD)
+    assert differences(DASHBOARD, json.loads(JSONEncoder(sort_keys=True).encode(model))) == []
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where a part of ours is not found in theirs."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            found
+            for key, value in ours.items()
+            for found in differences(value, theirs.get(key, "nothing"), f"{path}.{key}")
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [found for number, pair in pairs for found in differences(*pair, f"{path}[{number}]")]
+    return [] if ours == theirs else [f"{path}: {ours!r}, {theirs!r}"]
+
+
+def test_a_misspelt_field_is_found() -> None:
+    plugins.register_default_plugins()
+    misspelt = {**DASHBOARD, "panels": [{**DASHBOARD["panels"][0], "descripton": "x"}]}
+    model = GrafanaDashboard.from_json(misspelt)
+    found = differences(misspelt, json.loads(JSONEncoder(sort_keys=True).encode(model)))
+    assert found == [".panels[0].descripton: 'x', 'nothing'"]
 
 
 def test_figures_in_prometheus(prometheus: Prometheus) -> None:
@@ -154,7 +211,7 @@ def test_rules_are_healthy_and_the_failure_is_an_alert(prometheus: Prometheus) -
         return [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
 
     wait_until(lambda: all(rule["health"] == "ok" for rule in rules()), "every rule is evaluated")
-    assert len(rules()) == 9
+    assert len(rules()) == 13
 
     def firing() -> list[str]:
         alerts = prometheus.get("alerts")["alerts"]
@@ -187,7 +244,9 @@ def test_every_alert_has_unit_tests_and_a_runbook() -> None:
     assert {rule["alert"] for rule in alerts} == fired
     manual = (ROOT / "docs" / "operations.md").read_text()
     for rule in alerts:
-        file, anchor = rule["annotations"]["runbook"].split("#")
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        file, anchor = rule["annotations"]["runbook_url"].split("#")
         assert file == "docs/operations.md"
         assert anchor == rule["alert"].lower()
         assert f"### {rule['alert']}\n" in manual
