@@ -1,6 +1,8 @@
 """Clients of the coordination Redis, configured so that all redis-py versions behave alike."""
 
 import inspect
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.connection import DefaultParser
+from redis.exceptions import AuthenticationError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from cleanup_tasks.servers.sentinels import Sentinels
@@ -18,6 +21,9 @@ from cleanup_tasks.servers.url import Address
 TIMEOUT_S = 5.0
 #: Seconds until a connection can't be had. A server that is gone costs a worker so much at each attempt.
 CONNECT_TIMEOUT_S = 2.0
+
+#: Seconds until a reply that has begun has to be complete: each of its bytes renews the time-out above.
+REPLY_S = 30.0
 
 CLIENT_NAME = "cleanup-blocking-coordination"
 
@@ -37,6 +43,21 @@ class Tls:
     cert_file: Path | None = None
     key_file: Path | None = None
     verify: bool = True
+
+
+class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    """redis-py's, which gives up a reply that goes on for too long."""
+
+    _until_s = math.inf
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        self._until_s = time.monotonic() + REPLY_S
+        return super().read_response(*arguments, **options)
+
+    def read_from_socket(self, *arguments: Any, **options: Any) -> Any:
+        if time.monotonic() > self._until_s:
+            raise TimeoutError(f"a reply was not complete after {REPLY_S:g} s")
+        return super().read_from_socket(*arguments, **options)
 
 
 def client_of(address: Address, host: str, port: int, tls: Tls | None = None) -> Redis:
@@ -70,6 +91,7 @@ def primary_of(address: Address, tls: Tls | None = None) -> Redis:
 
 def _introduce(connection: Any) -> None:
     """Log in, and name the connection by HELLO, which each user may send where CLIENT SETNAME is refused."""
+    connection.set_parser(_Parser)
     connection.on_connect()
     connection.send_command("HELLO", "2", "SETNAME", CLIENT_NAME, check_health=False)
     try:

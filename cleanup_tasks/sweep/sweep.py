@@ -17,7 +17,13 @@ from cleanup_tasks.reporting.metrics import FIGURES, Outcome
 from cleanup_tasks.reporting.report import PreviousAttempts, Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
-from cleanup_tasks.servers.errors import ScriptingRefused, interrupts_unmasked, is_transient
+from cleanup_tasks.servers.errors import (
+    ScriptingRefused,
+    in_short,
+    interrupts_unmasked,
+    is_transient,
+    is_unknown_command,
+)
 from cleanup_tasks.servers.hints import explained
 from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
@@ -126,8 +132,10 @@ class Sweep:
             self.report.skipped = LOCKED
 
     def _explained(self, error: RedisError) -> str:
-        text = str(error)
-        if isinstance(error, NoPermissionError):
+        text = in_short(error)
+        if is_unknown_command(error):
+            text += "; the server or proxy doesn't have it, and a sweep can't do without"
+        if isinstance(error, NoPermissionError) or "NOPERM" in text:
             # The server doesn't say which key, so we say which ones are asked for.
             text += f"; the user needs {self._permissions()}"
         if self._options.refusal:

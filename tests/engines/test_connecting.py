@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, TimeoutError
 
 from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.servers import client as client_module
 from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.errors import WrongServer, is_transient
 from cleanup_tasks.servers.url import parse
@@ -20,6 +22,7 @@ from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import STALE_AGE_MS, write_coordinators
 from demo.servers import Server, free_port, running_server, wait_until
+from tests.support.proxy import Proxy
 from tests.support.sentinels import SERVICE, running_sentinels
 from tests.support.sweeping import all_keys
 from tests.support.tls import Authority, tls_relay
@@ -170,6 +173,22 @@ def test_a_database_of_a_cluster() -> None:
             assert all_keys(client) == set()
             client.select(0)
             assert len(all_keys(client)) == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("layout", ["redis://127.0.0.1:{}", "redis+cluster://127.0.0.1:{}"])
+def test_a_reply_that_drips_is_given_up(
+    places: Places, layout: str, engine: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "REPLY_S", 0.5)
+    port = places.ports["cluster" if "cluster" in layout else "server"]
+    with Proxy(port) as proxy:
+        proxy.drip_s = 0.05  # each byte comes well within the time-out of the socket
+        begun_s = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"a reply was not complete after 0\.5 s") as failure:
+            Sweep(Options(address=parse(layout.format(proxy.port)), engine=engine)).run()
+        assert time.monotonic() - begun_s < 4
+        assert is_transient(failure.value)
 
 
 class Tokens(CredentialProvider):

@@ -20,9 +20,12 @@ class Proxy:
         self._left = 0
         self._hold = False
         self.refusing = False
+        #: Seconds between one byte of an answer and the next, where answers drip.
+        self.drip_s = 0.0
         #: Connections that were refused or cut.
         self.broken = 0
         self._sockets: set[socket.socket] = set()
+        self._ended = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_at(self, word: bytes, occurrence: int, *, hold: bool = False) -> None:
@@ -73,9 +76,16 @@ class Proxy:
     def _answers(self, outbound: socket.socket, inbound: socket.socket) -> None:
         with contextlib.suppress(OSError), outbound:
             while data := outbound.recv(65536):
-                if inbound in self._sockets:
+                if inbound in self._sockets and not self.drip_s:
                     inbound.sendall(data)
+                elif inbound in self._sockets:
+                    self._drip(inbound, data)
         self._hang_up(inbound)
+
+    def _drip(self, inbound: socket.socket, data: bytes) -> None:
+        for byte in data:
+            if not self._ended.wait(self.drip_s):
+                inbound.sendall(bytes([byte]))
 
     @staticmethod
     def _hang_up(connection: socket.socket) -> None:
@@ -90,6 +100,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Hang up everywhere."""
+        self._ended.set()
         self._hang_up(self._listener)
         self._listener.close()
         for connection in self._sockets:
