@@ -1,8 +1,9 @@
 """The arguments of one sweep, as a task or the command is given them."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cleanup_tasks import targets
 from cleanup_tasks.environment import faults, not_known
@@ -27,21 +28,21 @@ class Arguments(BaseModel):
 
     @field_validator("target")
     @classmethod
-    def _configured(cls, value: str | None) -> str | None:
-        name, known = value or DEFAULT_TARGET, targets.names()
+    def _configured(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name, known = value or DEFAULT_TARGET, info.context or targets.names()
         if name not in known:
             raise ValueError(f"{name!r} is {not_known(name, known)}")
         return value
 
 
-def check_arguments(**arguments: object) -> Arguments:
-    """The arguments, if they are what they should be.
+def check_arguments(known: Iterable[str] | None = None, /, **arguments: object) -> Arguments:
+    """The arguments, if they are what they should be; `known` are the targets, None: all that are configured.
 
     Raises:
         ValueError: names every argument that is not, and what is accepted.
     """
     try:
-        return Arguments.model_validate(arguments)
+        return Arguments.model_validate(arguments, context=known)
     except ValidationError as error:
         wrong = "; ".join(faults(error, Arguments))
         raise ValueError(f"invalid arguments: {wrong}; nothing was touched") from None

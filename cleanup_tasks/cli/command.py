@@ -2,14 +2,15 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import get_args
 
 import click
-from pydantic import SecretStr
 from rich.console import Console
 
 from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.cli.explain import explain
+from cleanup_tasks.cli.listing import Found, find, listing
 from cleanup_tasks.cli.options import (
     CommandWithSettings,
     Duration,
@@ -20,16 +21,18 @@ from cleanup_tasks.cli.options import (
     threshold_of,
 )
 from cleanup_tasks.cli.output import Style, show_log
+from cleanup_tasks.cli.overview import overview, sum_of
+from cleanup_tasks.cli.selection import selected
 from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.cli.streams import failure_of_stdout
 from cleanup_tasks.cli.summary import summary
-from cleanup_tasks.cli.sweeping import ERRORS, Ended, exit_status, sweep_each
+from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION, Ended, exit_status, sweep_each
+from cleanup_tasks.misspelt import warn_of_unknown_variables
 from cleanup_tasks.reporting.durations import EXAMPLES, in_words
-from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.metrics_file import MetricsFile
-from cleanup_tasks.settings import load_settings
-from cleanup_tasks.sweep.options import REQUESTED, OrphansMode
+from cleanup_tasks.sweep.options import REQUESTED, Options, OrphansMode
 
 #: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
 SHORT_THRESHOLD_S = 60
@@ -72,6 +75,15 @@ SHORT_THRESHOLD_S = 60
     metavar="URL",
     help="The coordination Redis.",
 )
+@click.option(
+    "--target",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A configured coordination Redis; may be given several times.",
+)
+@click.option("--all-targets", is_flag=True, help="All of them, some side by side.")
+@click.option("--list-targets", is_flag=True, help="Only show where they are, and whether they answer.")
 @click.option("--force", is_flag=True, help="Go on even if nobody seems to be alive.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
@@ -91,61 +103,89 @@ def command(
     orphans: str | None,
     force: bool,
     redis_url: str | None,
+    names: tuple[str, ...],
+    all_targets: bool,
+    list_targets: bool,
     as_json: bool,
     metrics_file: MetricsFile | None,
     verbose: bool,
 ) -> None:
     """Remove what dead coordinators left in Redis, without touching a living one."""
     try:
-        given: dict[str, SecretStr | None] = {}
-        if redis_url is not None:
-            given = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
-        settings = load_settings(**given)
-        arguments = check_arguments(
-            dry_run=dry_run, stale_threshold_seconds=stale_threshold, orphans=orphans, force=force
-        )
+        targets = selected(names, are_all=all_targets or list_targets, redis_url=redis_url)
+        sweeps = [
+            options_of(
+                settings,
+                check_arguments(
+                    targets,
+                    target=target,
+                    dry_run=dry_run,
+                    stale_threshold_seconds=stale_threshold,
+                    orphans=orphans,
+                    force=force,
+                ),
+                engine="python" if fallback else "lua",
+                fallback_reason=f"{REQUESTED} by --fallback" if fallback else None,
+                max_named=None if verbose else settings.cleanup_max_reported_ids,
+            )
+            for target, settings in targets.items()
+        ]
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if wanted is not None and metrics_file is not None:
         raise click.UsageError("--explain sweeps nothing, so there is nothing to write to --metrics-file")
+    if wanted is not None and len(sweeps) > 1:
+        raise click.UsageError("--explain is for one target")
     style, stderr = Style(as_json, verbose), Console(stderr=True)
     show_log(style, stderr)
-    options = options_of(
-        settings,
-        arguments,
-        engine="python" if fallback else "lua",
-        fallback_reason=f"{REQUESTED} by --fallback" if fallback else None,
-        max_named=None if verbose else settings.cleanup_max_reported_ids,
-    )
-    _warn_of_short_threshold(options.threshold_s)
+    warn_of_unknown_variables()
+    if list_targets:
+        sys.exit(_list(find(targets), style))
+    for options in sweeps:
+        _warn_of_short_threshold(options)
     if wanted is not None:
-        sys.exit(explain(options, wanted, style))
+        sys.exit(explain(sweeps[0], wanted, style))
     stopping = Stopping()
-    METRICS.watch({options.target: options.interval_s})
+    METRICS.watch({options.target: options.interval_s for options in sweeps})
     with stopping.on_signals():
-        ended = sweep_each([options], stopping, None if style.shows_log else stderr)
-        _show(ended, style)
+        ended = sweep_each(sweeps, stopping, None if style.shows_log else stderr)
+        _show(ended, style, are_several=all_targets or len(names) > 1)
         is_written = metrics_file is None or _write(metrics_file)
     status = exit_status(ended, stopping)
     sys.exit(status if is_written else status or ERRORS)
 
 
-def _show(ended: list[Ended], style: Style) -> None:
-    for each in ended:
-        if style.as_json and each.connected:
-            print(json.dumps(each.report.metrics(), indent=2), flush=True)
-        if style.is_for_people:
-            Console().print(summary(each))
+def _list(found: list[Found], style: Style) -> int:
+    """Show where the targets are; returns the exit status."""
+    if style.as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2), flush=True)
+    else:
+        Console().print(listing(found))
+    return 0 if all(each.server for each in found) else NO_CONNECTION
+
+
+def _show(ended: list[Ended], style: Style, *, are_several: bool) -> None:
+    if style.as_json:
+        reports = [each.report.metrics() for each in ended if each.connected]
+        for shown in [reports] if are_several else reports:
+            print(json.dumps(shown, indent=2), flush=True)
+    elif style.is_for_people:
+        console = Console()
+        for table in [overview(ended)] if are_several else map(summary, ended):
+            console.print(table)
+    elif are_several:
+        logger.info("%s", sum_of(ended))
     if failure := failure_of_stdout():
         logger.error("Standard output can't be written: %s", failure)
 
 
-def _warn_of_short_threshold(threshold_s: int) -> None:
-    if threshold_s < SHORT_THRESHOLD_S:
-        logger.warning(
-            "The threshold is %s: a coordinator that is only slow for so long counts as dead",
-            in_words(threshold_s),
-        )
+def _warn_of_short_threshold(options: Options) -> None:
+    if options.threshold_s < SHORT_THRESHOLD_S:
+        with about(options.target):
+            logger.warning(
+                "The threshold is %s: a coordinator that is only slow for so long counts as dead",
+                in_words(options.threshold_s),
+            )
 
 
 def _write(metrics_file: MetricsFile) -> bool:

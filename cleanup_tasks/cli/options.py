@@ -11,7 +11,7 @@ from cleanup_tasks.environment import InvalidSettings
 from cleanup_tasks.reporting.durations import in_words, read_seconds
 from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.servers import url
-from cleanup_tasks.settings import Settings, load_settings
+from cleanup_tasks.settings import ConfigSettings, Settings, load_settings
 
 MAX_SECONDS = 999_999_999
 
@@ -96,8 +96,8 @@ class CommandWithSettings(click.Command):
         of_options = {param.variable for param in self.params if isinstance(param, SettingOption)}
         settings = _settings()
         rows = []
-        for name, field in Settings.model_fields.items():
-            value = getattr(settings, name)
+        for name, field in {**Settings.model_fields, **ConfigSettings.model_fields}.items():
+            value = getattr(settings, name, None)
             shown = "" if value is None or isinstance(value, SecretStr) else f"  [default: {value}]"
             if name.upper() not in of_options:
                 rows.append((name.upper(), f"{field.description}{shown}"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -35,8 +36,12 @@ class Stopping:
                 signal.signal(number, handler)
 
     def begin(self, sweep: Sweep) -> None:
-        """Interrupt this sweep from now on; raises Stopped where it should not begin."""
-        self._sweep = sweep
+        """Interrupt this sweep from now on; raises Stopped where it should not begin.
+
+        In another thread than the main one nothing is interrupted; a sweep there calls `check`.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._sweep = sweep
         self.check()
 
     def check(self) -> None:

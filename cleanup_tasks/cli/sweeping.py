@@ -1,19 +1,23 @@
-"""Sweeps one after the other, what became of each, and the exit status."""
+"""Sweeps, what became of each, and the exit status."""
 
+import contextlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from redis.exceptions import RedisError
 from rich.console import Console
 
 from cleanup_tasks.cli.progress import progress_bar
-from cleanup_tasks.cli.stopping import Stopping
+from cleanup_tasks.cli.stopping import Stopped, Stopping
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.sweep.options import Options, no_progress
 from cleanup_tasks.sweep.sweep import Sweep
 
+#: How many sweeps go on at the same time, each with memory of its own.
+SIDE_BY_SIDE = 4
 #: Exit statuses, the original's. A signal's is 128 and its number, as the shell's.
 NO_CONNECTION = 1
 ERRORS = 2
@@ -36,19 +40,27 @@ class Ended:
 
 
 def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console | None = None) -> list[Ended]:
-    """Sweep with these options, one after the other, until all have ended or a signal comes.
+    """Sweep with these options, some of them side by side, until all have ended or a signal comes.
 
     Args:
         sweeps: the options of each.
         stopping: what signals have asked for.
-        bar: where a progress bar is shown, if that is a terminal; None: nowhere.
+        bar: where the progress of a sweep that is alone is shown, if that is a terminal; None: nowhere.
+
+    Returns:
+        Those that have begun, in the order of `sweeps`.
     """
-    ended: list[Ended] = []
-    for options in sweeps:
-        if stopping.signal is None:
-            with about(options.target):
-                ended.append(_sweep(options, stopping, bar))
-    return ended
+    if len(sweeps) == 1:
+        ended = _sweep_unless_stopped(sweeps[0], stopping, bar)
+        return [] if ended is None else [ended]
+    begun: list[Future[Ended | None]] = []
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        # a signal comes to this thread; the sweeps are told at their next step
+        with contextlib.suppress(Stopped):
+            for options in sweeps:
+                begun.append(pool.submit(_sweep_unless_stopped, options, stopping, None))
+            wait(begun)
+        return [ended for each in begun if (ended := each.result()) is not None]
 
 
 def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:
@@ -56,6 +68,13 @@ def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:
     if stopping.signal is not None:
         return SIGNALLED + stopping.signal
     return max((each.status for each in ended), key=_STATUSES.index, default=0)
+
+
+def _sweep_unless_stopped(options: Options, stopping: Stopping, bar: Console | None) -> Ended | None:
+    if stopping.signal is not None:
+        return None
+    with about(options.target):
+        return _sweep(options, stopping, bar)
 
 
 def _sweep(options: Options, stopping: Stopping, bar: Console | None) -> Ended:

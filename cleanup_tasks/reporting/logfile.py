@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class LogFile(WatchedFileHandler):
         give_up(Path(self.baseFilename), sys.exc_info()[1])
 
 
+#: Sweeps of several threads share the file.
+_OPENING = threading.Lock()
 #: Files that could not be written; a worker that runs for months says so once, and tries every sweep.
 _warned: set[Path] = set()
 
@@ -60,6 +63,11 @@ def _is_for_the_host(record: logging.LogRecord) -> bool:
 
 def open_log_file(path: Path | None) -> None:
     """Add the log file, if it is not there yet; one that can't be written costs one warning."""
+    with _OPENING:
+        _open(path)
+
+
+def _open(path: Path | None) -> None:
     if path is None or any(Path(handler.baseFilename).exists() for handler in _opened()):
         return
     _close_log_file()

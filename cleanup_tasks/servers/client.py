@@ -137,6 +137,14 @@ def _transport(on: bool, tls: Tls | None) -> dict[str, Any]:
     }
 
 
+def version_of(client: Redis) -> str:
+    """Name and version of a server, by HELLO, which each user may send."""
+    answer = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
+    said = {name.decode(): value for name, value in pairs}
+    return f"{said['server'].decode()} {said['version'].decode()}"
+
+
 def server_time_ms(client: Redis) -> int:
     """The server's time, in whole ms since the epoch; the worker's clock decides nothing."""
     return time_ms(client.time())

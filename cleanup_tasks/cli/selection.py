@@ -1,0 +1,29 @@
+"""Which targets the command works on."""
+
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from cleanup_tasks.environment import not_known
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
+from cleanup_tasks.settings import Settings, load_settings
+from cleanup_tasks.targets import all_settings
+
+
+def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> dict[str, Settings]:
+    """The settings of the targets that the options name, by target; of ``default`` where they name none.
+
+    Raises:
+        ValueError: the options or the settings are wrong.
+    """
+    if sum((bool(names), are_all, redis_url is not None)) > 1:
+        raise ValueError("--target, --all-targets and --redis-url: give only one of them")
+    if redis_url is not None:  # the others are not used, so they need not be right
+        url = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
+        return {DEFAULT_TARGET: load_settings(**url)}
+    known = all_settings()
+    wanted = list(known if are_all else names or [DEFAULT_TARGET])
+    wrong = [f"{name!r} is {not_known(name, known)}" for name in wanted if name not in known]
+    if wrong:
+        raise ValueError(f"--target: {'; '.join(wrong)}")
+    return {name: known[name] for name in wanted}
