@@ -14,6 +14,9 @@ from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, or_ra
 
 #: How often a batch is tried when its guards change between the look and the deletion.
 ATTEMPTS = 5
+#: Keys of one WATCH. Redis looks through all that the connection watches for each of them, so one that names
+#: many keeps others waiting.
+WATCH_KEYS = 300
 #: Redis before 7.2 puts nothing into a transaction then, not even a deletion, and without one nothing can be
 #: deleted only if it has not changed.
 MEMORY_FULL = (
@@ -111,6 +114,7 @@ class _Transaction:
     def __init__(self, connection: PipelinedConnection, batch: Batch) -> None:
         self.connection = connection
         self.batch = batch
+        self._watches: list[Command] = []
         self._questions: list[Command] = []
         #: Commands whose answers are still to come; None: it is not decided yet.
         self._commands: list[Command] | None = None
@@ -122,9 +126,12 @@ class _Transaction:
         """Ask for what the guards say now; all that is read is watched before."""
         batch = self.batch
         self._commands = None
-        watches: list[Command] = [("WATCH", *dict.fromkeys(batch.guards))] if batch.guards else []
+        guards = list(dict.fromkeys(batch.guards))
+        self._watches = [
+            ("WATCH", *guards[start : start + WATCH_KEYS]) for start in range(0, len(guards), WATCH_KEYS)
+        ]
         self._questions = [
-            *watches,
+            *self._watches,
             *batch.questions(),
             ("TIME",),
             # Answered before anything is deleted: where MULTI is refused, an UNLINK sent behind it would be
@@ -186,8 +193,7 @@ class _Transaction:
         if now_ms < batch.judged_at_ms:
             self._kept = list(range(len(batch.subjects)))
             return []
-        # the first answer is that to WATCH
-        self._kept = batch.kept(batch.changed(answers[1:]))
+        self._kept = batch.kept(batch.changed(answers[len(self._watches) :]))
         if not self._kept:
             return batch.keys
         groups = batch.group_keys()

@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from cleanup_tasks.engines.python import WATCH_KEYS
 from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.keys import MAX_SEGMENTS
+from cleanup_tasks.servers.client import server_time_ms
+from cleanup_tasks.servers.pipelining import HIGH_LATENCY, Limits
 from cleanup_tasks.servers.pipelining import LOW_LATENCY as LIMITS
 from cleanup_tasks.servers.single import SingleServer
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from tests.support.sweeping import NamedEngine, clean, new_report
+from tests.support.sweeping import Before, NamedEngine, clean, monitored, new_report
+from tests.support.sweeping import sweep as sweep_within
 
 COORDINATORS = 2_000
 STALE = 1_980
@@ -112,6 +118,44 @@ def test_messages_between_the_stale_cost_no_question(client: Redis, engine: Name
     for counter in (calls, expected):
         del counter["scan"], counter["getrange"]
     assert calls == expected
+
+
+def write_records(client: Redis, segments: int, *, records: int = 200, coordinators: int = 400) -> None:
+    """Records of stale coordinators that name so many of them each."""
+    now_ms = server_time_ms(client)
+    ids = [b"c%d" % number for number in range(coordinators)]
+    client.mset({keys.heartbeat(id_): b"%d" % (now_ms - 700_000) for id_ in ids})
+    named = (
+        [ids[(7 * record + 11 * place) % len(ids)] for place in range(segments)] for record in range(records)
+    )
+    client.mset({keys.IDEMPOTENCY + b":".join(each): b"1" for each in named})
+
+
+def test_work_grows_with_the_segments_of_a_record(client: Redis, engine: NamedEngine) -> None:
+    """And not with their square."""
+    commands, sent = {}, {}
+    for segments in (8, MAX_SEGMENTS):
+        client.flushall()
+        write_records(client, segments)
+        report, calls, (sent[segments], _) = sweep(client, engine)
+        assert report.keys_deleted == 600
+        commands[segments] = calls.total()
+    assert commands[MAX_SEGMENTS] < commands[8] * MAX_SEGMENTS / 8
+    assert sent[MAX_SEGMENTS] < sent[8] * MAX_SEGMENTS / 8
+
+
+@pytest.mark.parametrize("limits", [LIMITS, HIGH_LATENCY])
+def test_how_much_one_command_holds_the_server(client: Redis, engine: NamedEngine, limits: Limits) -> None:
+    """However many own a record: the keys of a batch, and those of a WATCH, have an end."""
+    write_records(client, MAX_SEGMENTS)
+    batches = Before(engine, lambda *_: None)
+    sent = monitored(client, lambda: sweep_within(client, batches, limits=limits))
+    # a batch is full with so many, and one more record may have been begun
+    most = max(len(batch.guards) + len(batch.keys) for batch in batches.batches)
+    assert limits.batch_keys < most <= 2 * limits.batch_keys + 2 * MAX_SEGMENTS + 1
+    watches = [len(words) - 1 for _sender, words in sent if words[0] == "WATCH"]
+    assert bool(watches) == (engine.name == "python")
+    assert all(number <= WATCH_KEYS for number in watches)
 
 
 def test_commands_grow_with_the_keys(client: Redis, engine: NamedEngine) -> None:
