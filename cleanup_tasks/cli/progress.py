@@ -32,6 +32,7 @@ def progress_bar(console: Console | None, *, dry_run: bool) -> Iterator[Callback
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        console.show_cursor()  # also for who ends the command in the middle
         shown = bar.add_task("Connecting", total=100)
         percent = 0.0
 

@@ -54,5 +54,5 @@ class Stopping:
             return  # it is stopping; a closed terminal sends more than one
         self.signal = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C once more ends it at once
-        if self._sweep is None or not self._sweep.has_ended:
+        if self._sweep is not None and not self._sweep.has_ended:
             self.check()

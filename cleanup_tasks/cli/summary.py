@@ -32,8 +32,8 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
             ("Kept", f"{_number(report.revived_coordinators, 'coordinator')} that came back meanwhile")
         )
     if report.unreadable_heartbeats:
-        heartbeats = _number(report.unreadable_heartbeats, "heartbeat")
-        rows.append(("Unreadable", f"{heartbeats}, kept: see --explain"))
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in report.unreadable_by_reason.items())
+        rows.append(("Unreadable", f"{reasons}: kept, see --explain"))
     if report.orphaned_coordinators_found:
         rows.append(("Orphans", _orphans(ended)))
     return rows

@@ -52,6 +52,8 @@ class _OneLine(logging.Filter):
 
 def printable(line: str) -> str:
     """A text on one line, with escapes in place of what a terminal would not show or obey."""
+    if line.isprintable():
+        return line
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in line

@@ -15,7 +15,7 @@ from redis import Redis
 
 from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.cli.stopping import Stopped, Stopping
-from cleanup_tasks.cli.sweeping import ERRORS, sweep_each
+from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
 from cleanup_tasks.rules import keys
 from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.cleaner import Cleaner
@@ -138,6 +138,17 @@ main()
 def test_ctrl_c_before_the_sweep_shows_no_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", WHILE_LOADING], capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_signal_before_the_first_sweep_begins_none(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 100, 10)
+    options = options_of(load_settings(coordination_redis_url=SecretStr(server.url)), check_arguments())
+    stopping = Stopping()
+    with stopping.on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended = sweep_each([options], stopping)
+    assert (ended, exit_status(ended, stopping)) == ([], 128 + signal.SIGTERM)
+    assert client.dbsize() == 100 * KEYS_EACH
 
 
 def test_a_signal_between_two_sweeps_is_not_lost(server: Server, client: Redis) -> None:

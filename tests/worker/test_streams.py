@@ -1,14 +1,17 @@
 """Standard output that fails: the sweep, its log file and its exit status are the same."""
 
+import fcntl
 import os
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from demo.dataset import KEYS_EACH, STALE_AGE_MS, write_acceptance_data, write_coordinators
-from demo.servers import Server
+from demo.servers import Server, wait_until
 from tests.support.command import COMMAND
 
 NAME = "координатор"
@@ -60,3 +63,28 @@ def test_a_character_that_the_encoding_does_not_have(
     assert NAME.encode("ascii", "backslashreplace") in ended.stdout
     assert f"Stale coordinator detected: {NAME} " in log.read_text(encoding="utf-8")
     assert client.dbsize() == (KEYS_EACH if "--dry-run" in arguments else 0)
+
+
+def test_a_pipe_that_does_not_block_loses_nothing(server: Server, client: Redis) -> None:
+    """As a shell's that shares it with a program of Node.js."""
+    write_acceptance_data(client, 1_000, 10)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4_096)
+    environment = os.environ | {"COORDINATION_REDIS_URL": server.url, "CLEANUP_LOG_FILE": ""}
+    with subprocess.Popen([COMMAND, "--verbose"], stdout=writer, env=environment) as process:
+        try:
+            os.close(writer)
+            wait_until(lambda: pending(reader) > 3_900, "the pipe is full")
+            with open(reader, encoding="utf-8") as pipe:  # noqa: PTH123, it has no path
+                lines = pipe.read().splitlines()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert sum("Stale coordinator detected" in line for line in lines) == 990
+    assert "cleanup_sweep outcome=success" in lines[-1]
+
+
+def pending(pipe: int) -> int:
+    """How many bytes wait to be read."""
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])

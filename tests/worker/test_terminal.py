@@ -64,7 +64,7 @@ def test_what_can_be_done_about_what_stays(server: Server, client: Redis) -> Non
     write_heartbeat(client, b"odd", "unreadable")
     client.set(keys.signal(b"ghost"), "1")
     assert rows(run_on_terminal(server.url, "--dry-run").screen)[3:] == [
-        "[DRY-RUN] Unreadable 1 heartbeat, kept: see --explain",
+        "[DRY-RUN] Unreadable 1 not_json: kept, see --explain",
         "[DRY-RUN] Orphans 1 found: see --explain, remove with --orphans reap",
     ]
 
