@@ -108,6 +108,9 @@ class Cluster:
             return True
         return False
 
+    def check_still_primary(self) -> None:
+        """See `Topology.check_still_primary`: who lost its slots says so to each command."""
+
     def size(self) -> int:
         """See `Topology.size`."""
         try:

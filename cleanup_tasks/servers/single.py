@@ -9,9 +9,11 @@ from redis.exceptions import (
     ClusterCrossSlotError,
     ClusterDownError,
     MovedError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
+from redis.sentinel import SentinelConnectionPool
 
 from cleanup_tasks.servers.client import server_time_ms, time_ms
 from cleanup_tasks.servers.errors import WrongServer
@@ -31,6 +33,10 @@ _IN_TWO_SLOTS = ("blocking:heartbeat:1", "blocking:heartbeat:2")
 _SPREAD = (ClusterCrossSlotError, ClusterDownError, MovedError)
 
 
+#: What was done by a primary that was cut off, or not passed on in time, is undone by the next one.
+REPLACED = "another server became the primary meanwhile, so some of what was deleted may be back"
+
+
 class SingleServer:
     """One server that holds everything. A `Topology`; what fails here fails the sweep."""
 
@@ -41,6 +47,8 @@ class SingleServer:
         self.client = client
         self.limits = LOW_LATENCY
         self._role = b""
+        #: Where the sentinels said that the primary is, if there are any.
+        self._address: tuple[str, int] | None = None
 
     def connect(self) -> None:
         """See `Topology.connect`; raises WrongServer for a sentinel and for a node of a cluster.
@@ -54,11 +62,20 @@ class SingleServer:
         if about.get(b"mode") == b"cluster" or isinstance(two_slots, _SPREAD):
             raise WrongServer("this is one node of a cluster: use redis+cluster://host:port")
         self._role = about.get(b"role", b"")
+        self._address = getattr(self.client.connection_pool, "master_address", None)
         self.limits = limits_for(self.client)
 
     def is_replica(self) -> bool:
         """See `Topology.is_replica`; False where the server doesn't say."""
         return self._role in (b"slave", b"replica")
+
+    def check_still_primary(self) -> None:
+        """See `Topology.check_still_primary`; one that was cut off from the others doesn't know it yet."""
+        pool = self.client.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            address = pool.sentinel_manager.discover_master(pool.service_name)
+            if address != self._address:
+                raise ReadOnlyError(REPLACED)
 
     def size(self) -> int:
         """See `Topology.size`."""

@@ -31,6 +31,9 @@ class Topology(Protocol):
     def is_replica(self) -> bool:
         """Whether it can only be looked at, and what it shows may lag behind its primary."""
 
+    def check_still_primary(self) -> None:
+        """Raise ReadOnlyError where another server has taken over since `connect`, as far as can be told."""
+
     def size(self) -> int:
         """How many keys there are, about; 0 where that can't be told."""
 

@@ -168,6 +168,16 @@ class Sweep:
 
         engine = engine_for(servers, self._options.engine)
         Cleaner(servers, engine, self._options, self.report, go_on).run()
+        if self.report.keys_deleted and not self.report.dry_run:
+            self._check_that_it_lasts(servers)
+
+    def _check_that_it_lasts(self, servers: Topology) -> None:
+        try:
+            servers.check_still_primary()
+        except RedisError:
+            self.report.complete = False
+            self.report.cleanup_errors += 1
+            raise
 
     def _outcome(self) -> Outcome:
         if self.report.skipped:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
+from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, TimeoutError
 
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
@@ -19,6 +19,8 @@ from cleanup_tasks.servers.errors import is_transient
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import parse
+from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import free_port, wait_until
 from demo.stack import ROOT, Stack
@@ -116,6 +118,30 @@ def test_a_new_primary_between_two_batches(
     assert 0 < first.cleanup_errors <= engine.in_flight
     with sentinels.primary().client() as client:
         assert all_keys(client) == keys_of_active()
+
+
+def test_a_primary_that_was_cut_off_says_so_at_the_end() -> None:
+    """It takes all that it is sent, but it is the primary no more, and the new one has none of it."""
+    with running_sentinels() as sentinels:
+        old, new = sentinels.servers
+        with old.client() as client:
+            write_coordinators(client, IDS, STALE_AGE_MS)
+            write_coordinators(client, ACTIVE, ACTIVE_AGE_MS)
+
+        def name_the_new_one(what: str, _done: int, _total: int) -> None:
+            for port in sentinels.ports if what == "reaping" else []:
+                with Redis(port=port) as sentinel:
+                    sentinel.sentinel_remove(SERVICE)
+                    sentinel.sentinel_monitor(SERVICE, "127.0.0.1", new.port, 1)
+
+        places = ",".join(f"127.0.0.1:{port}" for port in sentinels.ports)
+        address = parse(f"redis+sentinel://{places}/{SERVICE}/0")
+        sweep = Sweep(Options(address=address, progress=name_the_new_one, is_retried=True))
+        with pytest.raises(ReadOnlyError, match="may be back") as failure:
+            sweep.run()
+        assert is_transient(failure.value)
+        assert sweep.report.keys_deleted == 6 * len(IDS)
+        assert (sweep.report.complete, sweep.report.cleanup_errors) == (False, 1)
 
 
 def test_a_read_only_answer_has_the_primary_looked_up_anew(sentinels: Sentinels) -> None:
