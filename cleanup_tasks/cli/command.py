@@ -32,6 +32,7 @@ from cleanup_tasks.reporting.durations import EXAMPLES, in_words
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.metrics_file import MetricsFile
+from cleanup_tasks.schedule import time_limits
 from cleanup_tasks.sweep.options import REQUESTED, Options, OrphansMode
 
 #: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
@@ -85,6 +86,13 @@ SHORT_THRESHOLD_S = 60
 @click.option("--all-targets", is_flag=True, help="All of them, some side by side.")
 @click.option("--list-targets", is_flag=True, help="Only show where they are, and whether they answer.")
 @click.option("--force", is_flag=True, help="Go on even if nobody seems to be alive.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    metavar="DURATION",
+    help="Stop after so long, and let the next run go on; 0 for no limit.  "
+    "[default: 80 % of CLEANUP_INTERVAL_SECONDS]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
 @click.option(
     "--metrics-file",
@@ -106,6 +114,7 @@ def command(
     names: tuple[str, ...],
     all_targets: bool,
     list_targets: bool,
+    timeout: int | None,
     as_json: bool,
     metrics_file: MetricsFile | None,
     verbose: bool,
@@ -145,7 +154,8 @@ def command(
         _warn_of_short_threshold(options)
     if wanted is not None:
         sys.exit(explain(sweeps[0], wanted, style))
-    stopping = Stopping()
+    usual_s = max(time_limits(options.interval_s)["soft_time_limit"] for options in sweeps)
+    stopping = Stopping(usual_s if timeout is None else timeout)
     METRICS.watch({options.target: options.interval_s for options in sweeps})
     with stopping.on_signals():
         ended = sweep_each(sweeps, stopping, None if style.shows_log else stderr)

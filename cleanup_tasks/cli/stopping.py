@@ -1,25 +1,30 @@
-"""SIGINT, SIGTERM and SIGHUP: what is under way comes to its end, and what was done is told."""
+"""Signals and the time limit: what is under way comes to its end, and what was done is told."""
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.sweep.sweep import Sweep
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the command to stop. It takes the way of Ctrl-C through a sweep."""
+    """A signal or the time limit asks the command to stop. It takes the way of Ctrl-C through a sweep."""
 
 
 class Stopping:
-    """Whether a signal has asked the command to stop, and when a sweep is told."""
+    """Whether the command has to stop, and when a sweep is told."""
 
-    def __init__(self) -> None:
-        """No signal yet."""
+    def __init__(self, limit_s: float = 0) -> None:
+        """No signal yet; the time limit, in seconds from now, is looked at by `check`. 0: none."""
+        self._limit_s = limit_s or math.inf
+        self._began_s = time.monotonic()
         #: The signal's number, or None.
         self.signal: int | None = None
         self._sweep: Sweep | None = None
@@ -45,9 +50,11 @@ class Stopping:
         self.check()
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come: library code may have swallowed what the signal raised."""
+        """Raise Stopped after the time limit, or a signal: library code may swallow what a signal raises."""
         if self.signal is not None:
             raise Stopped(f"stopped by {signal.Signals(self.signal).name}")
+        if time.monotonic() - self._began_s > self._limit_s:
+            raise Stopped(f"stopped after its time limit of {in_words(self._limit_s)}; see --timeout")
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:

@@ -99,8 +99,9 @@ def _sweep(options: Options, stopping: Stopping, bar: Console | None) -> Ended:
     except Exception:
         logger.debug("Unexpected", exc_info=True)  # its text was logged where the sweep ended
         status = ERRORS
-    except KeyboardInterrupt:
-        logger.error("Cleanup interrupted")  # the exit status is the signal's
+    except KeyboardInterrupt as interrupt:  # where that was a signal, the exit status is the signal's
+        logger.error("Cleanup interrupted: %s", interrupt)
+        status = ERRORS if begun[-1].connected else NO_CONNECTION
     report = begun[-1].report
     if report.held and not status:
         status = HELD

@@ -21,7 +21,7 @@ from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.cleaner import Cleaner
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, wait_until
-from tests.support.command import COMMAND
+from tests.support.command import COMMAND, run_command
 from tests.support.proxy import Proxy
 from tests.support.sweeping import interrupted_by
 from tests.support.terminal import on_terminal
@@ -171,3 +171,45 @@ def test_an_interrupt_counts_whatever_a_library_makes_of_it(
     options = options_of(load_settings(coordination_redis_url=SecretStr(server.url)), check_arguments())
     (ended,) = sweep_each([options], Stopping())
     assert (ended.status, ended.report.failure) == (ERRORS, "KeyboardInterrupt")
+
+
+def test_a_time_limit_that_passes_before_anything_was_done(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 10, 1)
+    with Proxy(server.port) as proxy:
+        # to connect takes more than a hundred bytes
+        proxy.drip_s = 0.015
+        ended = run_command(proxy.url, "--timeout", "1s")
+    assert ended.returncode == ERRORS
+    assert "stopped after its time limit of 1 s; see --timeout" in ended.stdout + ended.stderr
+    assert client.dbsize() == 10 * KEYS_EACH
+
+
+class PassesBetween(Stopping):
+    """The time limit passes once something was deleted."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__(limit_s=3_600)
+        self._client = client
+
+    def check(self) -> None:
+        """See `Stopping`."""
+        if self._client.dbsize() < ALL:
+            self._limit_s = 1e-9
+        super().check()
+
+
+def test_a_time_limit_that_passes_in_between(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 1_000, 10)
+    settings = load_settings(coordination_redis_url=SecretStr(server.url))
+    options = options_of(settings, check_arguments())
+    stopping = PassesBetween(client)
+    (ended,) = sweep_each([options], stopping)
+    assert exit_status([ended], stopping) == ERRORS
+    assert not ended.report.complete
+    assert "stopped after its time limit" in str(ended.report.failure)
+    assert not client.exists(keys.LOCK)
+    assert 0 < ended.report.keys_deleted == ALL - client.dbsize()
+    # the next one goes on
+    (ended,) = sweep_each([options], Stopping())
+    assert ended.status == 0
+    assert client.dbsize() == 10 * KEYS_EACH
