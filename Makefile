@@ -47,8 +47,9 @@ bench: .venv/bench  ## Measure for some minutes; see benchmarks/README.md.
 pictures: .venv/test  ## Make the pictures in docs/ anew; needs Chromium.
 	$(BIN)/python -m demo.screenshot
 
-manifests: .venv/test  ## Make deploy/kubernetes/alerts.yaml anew.
-	$(BIN)/python deploy/kubernetes/generate.py
+manifests:  ## Make the alerts for Kubernetes anew.
+	@{ cat deploy/kubernetes/monitoring/prometheusrule.head; sed 's/^\(.\)/  \1/' deploy/prometheus/alerts.yml; } \
+		> deploy/kubernetes/monitoring/alerts.yaml
 
 clean:  ## Remove all that make and the tests have built.
 	rm -rf .venv .venv-redis6 .venv-3.12 .venv-3.13 .hypothesis .mypy_cache .pytest_cache .ruff_cache

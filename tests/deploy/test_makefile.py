@@ -1,8 +1,6 @@
 """The Makefile: ``make`` alone says what there is, and its short cuts run the command."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,16 +10,7 @@ from redis import Redis
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server
 from demo.stack import ROOT
-
-
-def make(*arguments: str, **variables: str) -> str:
-    """What make prints; it must succeed, also where the tests themselves were started by make."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    done = subprocess.run(
-        ["make", *arguments], cwd=ROOT, text=True, capture_output=True, env=environment | variables
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.support.making import make
 
 
 def test_make_alone_lists_every_target() -> None:
