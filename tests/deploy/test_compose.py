@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from pydantic import SecretStr
 from redis import Redis
 
 from cleanup_tasks.servers.client import CLIENT_NAME
+from cleanup_tasks.settings import Settings
 from demo.dataset import STALE_AGE_MS, write_coordinators
 from demo.servers import wait_until
 from demo.stack import ROOT
@@ -135,12 +137,45 @@ def sweepers(client: Redis) -> list[str]:
     return [c["id"] for c in client.client_list() if c["name"] == CLIENT_NAME and c["cmd"] == "set"]
 
 
-def test_the_example_is_complete(tmp_path: Path) -> None:
+def test_the_example_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     resolved(example, tmp_path)
     wanted = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert set(example) == wanted
+    # what it says are the defaults, and nothing is missing that needs neither a mount nor another service
+    monkeypatch.delenv("CLEANUP_LOG_FILE")
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    defaults = Settings.read()
+    for name, value in example.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.read() == defaults.model_copy(update={"redis_password": SecretStr("change-me-1")})
+    fixed = {"redis_host", "redis_port", "redis_username", "redis_db", "cleanup_log_file"}
+    mounted = {"coordination_redis_credential_provider"}
+    mounted |= {name for name in Settings.model_fields if name.endswith("_file")}
+    assert {name.upper() for name in set(Settings.model_fields) - fixed - mounted} <= set(example)
+
+
+def test_a_coordination_redis_that_is_there_already(tmp_path: Path) -> None:
+    """The overlay leaves out the service redis, and nothing else misses it."""
+    files = ("-f", "docker-compose.yml", "-f", "docker-compose.external.yml")
+    url = "rediss://user:secret@redis.example.com:6379/0"
+    services = resolved(PASSWORDS | {"COORDINATION_REDIS_URL": url}, tmp_path, *files)["services"]
+    assert services["redis"]["profiles"] == ["unused"]
+    assert services["worker"]["environment"]["COORDINATION_REDIS_URL"] == url
+    assert {name for service in services.values() for name in service.get("depends_on", ())} == {
+        "broker",
+        "prometheus",
+    }
+    # and without a URL it says where to look
+    with pytest.raises(AssertionError, match=r"see docker-compose\.external\.yml"):
+        resolved(PASSWORDS, tmp_path, *files)
+
+
+def test_what_dotenv_says_reaches_the_worker(tmp_path: Path) -> None:
+    given = {"CLEANUP_ORPHANS": "reap", "CLEANUP_HOLD_PERCENT": "50", "COORDINATION_REDIS_VERIFY": "false"}
+    worker = resolved(PASSWORDS | given, tmp_path)["services"]["worker"]
+    assert worker["environment"].items() >= given.items()
 
 
 @pytest.mark.parametrize("missing", list(PASSWORDS))

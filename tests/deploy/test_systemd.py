@@ -1,13 +1,19 @@
 """The systemd units: accepted by systemd, equally hardened, and of the names that users know."""
 
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from redis import Redis
 
+from cleanup_tasks.settings import MetricsSettings
+from demo.servers import Server, free_port, stop, wait_until
 from demo.stack import ROOT
 
 pytestmark = pytest.mark.debian
@@ -65,6 +71,70 @@ def test_exposure(unit: Path, installed: Path) -> None:
     score = re.search(r"Overall exposure level for .*: (\S+)", done.stdout)
     assert score is not None
     assert float(score[1]) <= EXPOSURE
+
+
+class Unit:
+    """A service's commands as processes of this machine."""
+
+    def __init__(self, name: str, folder: Path, **variables: str) -> None:
+        """`variables` are what /etc/cleanup/environment holds."""
+        self._name = name
+        self._places = {"/opt/cleanup/bin/": f"{Path(sys.executable).parent}/", "%%": "%"}
+        self._places |= dict.fromkeys(("%t", "%L", "%S"), str(folder))
+        (folder / name).mkdir()
+        own = dict(self._here(value).split("=", 1) for value in self._values("Environment"))
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **own, **variables}
+
+    def _values(self, name: str) -> list[str]:
+        text = (ROOT / "deploy" / "systemd" / f"{self._name}.service").read_text()
+        return re.findall(rf"^{name}=(.+)$", text, re.MULTILINE)
+
+    def _here(self, text: str) -> str:
+        for there, here in self._places.items():
+            text = text.replace(there, here)
+        return text
+
+    def command(self, name: str) -> list[str]:
+        """ExecStart or another."""
+        (line,) = self._values(name)
+        return self._here(line).removeprefix("-").split()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-such-option",)], ids=["success", "failure"])
+def test_the_timers_metrics_are_for_everybody_to_read(
+    arguments: tuple[str, ...], server: Server, client: Redis, tmp_path: Path
+) -> None:
+    unit = Unit("cleanup-blocking-coordination", tmp_path, COORDINATION_REDIS_URL=server.url)
+    path = tmp_path / "cleanup-blocking-coordination" / "cleanup.prom"
+    path.touch(mode=0o600)
+    for command in (["ExecStart", *arguments], ["ExecStopPost"]):
+        words = [*unit.command(command[0]), *command[1:]]
+        subprocess.run(words, env=unit.environment, umask=0o077, capture_output=True, timeout=60)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert ("cleanup_sweeps_total" in path.read_text()) == (not arguments)
+
+
+def test_flower_listens_on_the_loopback_alone(broker: Server, tmp_path: Path) -> None:
+    broker_url = {"CELERY_BROKER_URL": f"{broker.url}/1", "CELERY_RESULT_BACKEND": f"{broker.url}/2"}
+    unit = Unit("cleanup-flower", tmp_path, FLOWER_PORT=str(free_port()), **broker_url)
+    process = subprocess.Popen(
+        unit.command("ExecStart"), cwd=ROOT, env=unit.environment, stderr=subprocess.DEVNULL
+    )
+
+    def listening() -> list[str]:
+        connections = psutil.Process(process.pid).net_connections("tcp")
+        return [connection.laddr.ip for connection in connections if connection.status == "LISTEN"]
+
+    try:
+        wait_until(listening, "it listens", 60)
+        assert listening() == ["127.0.0.1"]
+    finally:
+        stop(process)
+
+
+def test_the_worker_shows_its_metrics(tmp_path: Path) -> None:
+    port = Unit("cleanup-worker", tmp_path).environment["CLEANUP_METRICS_PORT"]
+    assert len(MetricsSettings.read(cleanup_metrics_port=port).metrics_ports) == 1
 
 
 def test_all_are_hardened_alike() -> None:

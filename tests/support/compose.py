@@ -124,6 +124,9 @@ class Compose:
         shared = {f"{name}:6379": f"127.0.0.1:{self._ports[name]}" for name in ("redis", "broker")}
         shared |= {"9808": str(self._ports["metrics"]), "5555": str(self._ports["flower"])}
         shared |= {"/tmp/": f"{folder}/", "/data/": f"{folder}/"}  # noqa: S108
+        worker = self.config["services"]["worker"]["environment"]
+        if worker["REDIS_HOST"] == "redis":
+            worker |= {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self._ports["redis"])}
         self.containers = {
             name: Container(name, service, shared, folder)
             for name, service in self.config["services"].items()
