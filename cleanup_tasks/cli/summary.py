@@ -27,6 +27,10 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
     rows += [("Checked", _checked(ended)), ("Would delete" if report.dry_run else "Deleted", _deleted(ended))]
     if report.held:
         rows.append(("Held", report.held))
+    if not (report.complete or report.held):
+        steps = _number(report.cleanup_errors, "step")
+        unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
+        rows.append(("Unfinished", f"{unknown}the next run goes on"))
     if report.revived_coordinators:
         rows.append(
             ("Kept", f"{_number(report.revived_coordinators, 'coordinator')} that came back meanwhile")
@@ -56,7 +60,7 @@ def _deleted(ended: Ended) -> str:
     owners = [(report.reaped, "stale"), (report.orphaned_coordinators_reaped, "orphaned")]
     whose = " and ".join(f"{number:,} {kind}" for number, kind in owners if number)
     if not (whose or report.keys_deleted):
-        return "nothing"
+        return "nothing that is known" if report.cleanup_errors else "nothing"
     return _number(report.keys_deleted, "key") + (f" of {whose} coordinators" if whose else "")
 
 

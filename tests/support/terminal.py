@@ -8,7 +8,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fcntl import ioctl
 
 from tests.support.command import COMMAND
@@ -23,20 +23,21 @@ class Terminal:
 
     process: subprocess.Popen[bytes]
     written: str = ""
-    _main: int = field(default=-1, repr=False)
+    #: The end that a person has: what is written there is typed.
+    keyboard: int = -1
 
     def read(self) -> str:
         """All that is written until the process has ended; fails where that takes longer than a minute."""
         with contextlib.suppress(OSError):  # how a terminal says that the other end is closed
-            while chunk := os.read(self._main, 65536):
+            while chunk := os.read(self.keyboard, 65536):
                 self.written += chunk.decode()
         self.process.wait(timeout=60)
         return self.written
 
     def hang_up(self) -> None:
         """Close the terminal, as a window that is closed or a connection that breaks does."""
-        os.close(self._main)
-        self._main = -1
+        os.close(self.keyboard)
+        self.keyboard = -1
 
     @property
     def screen(self) -> list[str]:
@@ -65,13 +66,13 @@ def on_terminal(url: str, *arguments: str, **environment: str) -> Iterator[Termi
         preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # its own: closing it sends SIGHUP
     )
     os.close(terminal)
-    shown = Terminal(process, _main=main)
+    shown = Terminal(process, keyboard=main)
     try:
         yield shown
     finally:
         process.kill()
         process.wait()
-        if shown._main >= 0:
+        if shown.keyboard >= 0:
             shown.hang_up()
 
 

@@ -1,5 +1,6 @@
 """What people see on a terminal of 80 columns."""
 
+import os
 import re
 
 import pytest
@@ -8,9 +9,10 @@ from redis import Redis
 from cleanup_tasks.cli.progress import percent_after
 from cleanup_tasks.rules import keys
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from demo.servers import Server, free_port
+from demo.servers import Server, free_port, wait_until
+from tests.support.proxy import Proxy
 from tests.support.sweeping import write_heartbeat
-from tests.support.terminal import COLUMNS, run_on_terminal
+from tests.support.terminal import COLUMNS, on_terminal, run_on_terminal
 
 BARS = ("Connecting", "Looking for", "Deleting", "Counting", "\u2501")
 
@@ -127,3 +129,19 @@ def test_one_bar_goes_one_way() -> None:
         percent = percent_after(percent, what, done, total)
         shown.append(percent)
     assert shown == [3, 30, 45, 80, 80, 80, 100]
+
+
+def test_ctrl_c_tells_what_was_done_and_leaves_nothing_of_the_bar(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 2_000, 10)
+    with Proxy(server.port) as proxy:
+        proxy.cut_at(b"EVALSHA", 3, hold=True)
+        with on_terminal(proxy.url) as terminal:
+            wait_until(lambda: proxy.broken, "the sweep waits for an answer")
+            os.write(terminal.keyboard, b"\x03")
+            terminal.read()
+    assert terminal.process.returncode == 130
+    shown = [" ".join(line.split()).removeprefix("^C") for line in terminal.screen]
+    assert shown[:2] == ["Error: Cleanup incomplete: the next run goes on", "Error: Cleanup interrupted"]
+    assert re.fullmatch(r"Deleted (\d+ keys of \d+ stale coordinators|nothing that is known)", shown[4])
+    assert re.fullmatch(r"Unfinished \d steps? given up or without an answer; the next run goes on", shown[5])
+    assert not any(bar in line for bar in BARS for line in terminal.screen)
