@@ -98,9 +98,17 @@ local function plausible(number)
   return possible and number or nil
 end
 
--- The time in ms that a value yields, or nil; the value is false where a key is missing or no string.
-local function time_of(value)
-  if not value or #value > MAX_BYTES or not is_plain(value) then return nil end
+-- What a key holds, up to a byte more than is read; empty where it holds no string.
+local function value_of(key)
+  local value = redis.pcall('GETRANGE', key, 0, MAX_BYTES)
+  if type(value) == 'string' then return value end
+  return value.err:find('WRONGTYPE', 1, true) and '' or redis.call('GETRANGE', key, 0, MAX_BYTES)
+end
+
+-- The time in ms that the value of a key yields, or nil.
+local function time_of(key)
+  local value = value_of(key)
+  if #value > MAX_BYTES or not is_plain(value) then return nil end
   local readable, document = pcall(cjson.decode, value)
   if not readable then return nil end
   if type(document) ~= 'table' then return plausible(document) end
@@ -144,26 +152,12 @@ local function each_key(pattern, visit)
   until cursor == '0'
 end
 
--- Calls a command with some thousand keys at a time; then visit(answer, number of the first of these keys).
-local function in_parts(command, keys, visit)
-  for first = 1, #keys, MAX_ARGUMENTS do
-    visit(redis.call(command, unpack(keys, first, math.min(#keys, first + MAX_ARGUMENTS - 1))), first)
-  end
-end
-
--- The keys' values; false for a key that is missing or no string.
-local function values_of(keys)
-  local values = {}
-  in_parts('MGET', keys, function(some, first)
-    for offset = 1, #some do values[first + offset - 1] = some[offset] end
-  end)
-  return values
-end
-
 -- Deletes keys, or counts them in a dry run; returns how many there were.
 local function reap(keys)
-  local total = 0
-  in_parts(dry_run and 'EXISTS' or 'UNLINK', keys, function(count) total = total + count end)
+  local command, total = dry_run and 'EXISTS' or 'UNLINK', 0
+  for first = 1, #keys, MAX_ARGUMENTS do
+    total = total + redis.call(command, unpack(keys, first, math.min(#keys, first + MAX_ARGUMENTS - 1)))
+  end
   return total
 end
 
@@ -214,7 +208,7 @@ end
 local is_working = {}
 local function works(id)
   if is_working[id] == nil then
-    is_working[id] = is_fresh(time_of(values_of({'coordinator:activity:' .. id})[1]))
+    is_working[id] = is_fresh(time_of('coordinator:activity:' .. id))
   end
   return is_working[id]
 end
@@ -276,24 +270,18 @@ end
 -- Families whose names end with the whole id, as in cleanup_tasks/rules/keys.py.
 local WHOLE_ID = {'blocking:signal:', 'coordinator:activity:'}
 
-local heartbeats, activities = {}, {}
+local checked, doomed, stale_ids = 0, {}, {}
 each_key('blocking:heartbeat:*', function(key)
-  heartbeats[#heartbeats + 1] = key
-  activities[#heartbeats] = 'coordinator:activity:' .. after(key, 'blocking:heartbeat:')
-end)
-
-local beats, last_works = values_of(heartbeats), values_of(activities)
-local doomed, stale_ids = {}, {}
-for number, key in ipairs(heartbeats) do
   local id = after(key, 'blocking:heartbeat:')
-  local stale = is_old(time_of(beats[number])) and not is_fresh(time_of(last_works[number]))
+  local stale = is_old(time_of(key)) and not is_fresh(time_of('coordinator:activity:' .. id))
+  checked = checked + 1
   know(id, stale)
   if stale then
     stale_ids[#stale_ids + 1] = json_text(id)
     doomed[#doomed + 1] = key
     for _, family in ipairs(WHOLE_ID) do doomed[#doomed + 1] = family .. id end
   end
-end
+end)
 
 if #stale_ids > 0 then
   each_key('blocking:[ai]*', function(key)
@@ -309,4 +297,4 @@ local elapsed_ms = (finish[1] - clock[1]) * 1000 + math.floor((finish[2] - clock
 if cpu then elapsed_ms = math.max(elapsed_ms, math.floor((cpu.clock() - cpu_started) * 1000 + 0.5)) end
 return ('{"totalCoordinatorsChecked":%d,"staleCoordinatorsFound":%d,"keysDeleted":%d,"executionTimeMs":%d'
   .. ',"staleCoordinatorIds":[%s]}'):format(
-  #heartbeats, #stale_ids, deleted, elapsed_ms, table.concat(stale_ids, ','))
+  checked, #stale_ids, deleted, elapsed_ms, table.concat(stale_ids, ','))

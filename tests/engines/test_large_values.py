@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.engines.lua import script_source
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import MAX_BYTES
 from cleanup_tasks.servers.client import server_time_ms
@@ -117,6 +118,15 @@ def test_a_dry_run_makes_the_server_evict_nobody(name: EngineName) -> None:
         report = sweep(client, ENGINES[name](client), dry_run=True)
         assert report.active_coordinators == 1_000
         assert client.info("stats")["evicted_keys"] == 0
+
+
+def test_the_script_by_hand_holds_no_more_than_one() -> None:
+    with running_server() as server, server.client() as client:
+        write_big(client, 100, BIG, 1_000)
+        before: int = client.info("memory")["used_memory_peak"]
+        report = json.loads(client.eval(script_source("cleanup_blocking_coordination.lua"), 0, 600, 0))
+        assert report["totalCoordinatorsChecked"] == 100
+        assert client.info("memory")["used_memory_peak"] < before + 3 * BIG
 
 
 def test_empty_missing_and_of_another_type(client: Redis) -> None:
