@@ -46,6 +46,7 @@ bench: .venv/bench  ## Measure for some minutes; see benchmarks/README.md.
 
 pictures: .venv/test  ## Make the pictures in docs/ anew; needs Chromium.
 	$(BIN)/python -m demo.screenshot
+	$(BIN)/python -m demo.terminal
 
 manifests:  ## Make the alerts for Kubernetes anew.
 	@{ cat deploy/kubernetes/monitoring/prometheusrule.head; sed 's/^\(.\)/  \1/' deploy/prometheus/alerts.yml; } \

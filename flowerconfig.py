@@ -26,7 +26,7 @@ if not os.environ.get("FLOWER_BASIC_AUTH"):
 
 #: Tasks whose names begin so are shown without this part.
 _OURS = "cleanup_tasks."
-#: A field of a dict in the representation that Flower gets, which may be cut off at its end.
+#: A field of a dict in a representation that was cut off at its end.
 _FIELD = re.compile(
     r"""'(\w+)': (None|True|False|[\d.]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^][]*\])(?=[,}])"""
 )
@@ -57,12 +57,17 @@ def format_task(task: Any) -> Any:
 
 
 def _fields(text: str) -> dict[str, Any]:
-    """What can be read of a dict in the representation that Flower gets."""
-    return {name: ast.literal_eval(value) for name, value in _FIELD.findall(text)}
+    """A dict in the representation that Flower gets; what is left of it where that was cut off."""
+    try:
+        return dict(ast.literal_eval(text))
+    except (SyntaxError, TypeError, ValueError):
+        return {name: ast.literal_eval(value) for name, value in _FIELD.findall(text)}
 
 
 def _shown(value: Any) -> str:
     """A metric as the task's page shows it."""
+    if isinstance(value, dict):
+        value = [f"{name}: {number}" for name, number in value.items()]
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

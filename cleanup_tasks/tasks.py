@@ -43,7 +43,7 @@ class CleanupTask(Task):
     #: The caller's mistake: no traceback in the worker's log.
     throws = (TypeError, ValueError)
     #: Characters of a result that Flower and the worker's log get: room for all metrics and their ids.
-    resultrepr_maxsize = 16_384
+    resultrepr_maxsize = 8_192
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
         """See celery.Task.apply_async; raises as the task does for an argument that is not what it should be.
