@@ -68,7 +68,7 @@ def test_command(command: str, stack: Compose, machine: Path, tmp_path: Path) ->
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
-        "COORDINATION_REDIS_URL": stack["worker"].environment["COORDINATION_REDIS_URL"],
+        **{name: value for name, value in stack["worker"].environment.items() if name.startswith("REDIS_")},
         "CLEANUP_LOG_FILE": "",
     }
     cwd = machine / "checkout"
