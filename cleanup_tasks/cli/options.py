@@ -16,9 +16,9 @@ from cleanup_tasks.settings import ConfigSettings, Settings, load_settings
 MAX_SECONDS = 999_999_999
 
 EXIT_STATUSES = [
-    ("0", "success, also where nothing was to be done or another sweep is running"),
+    ("0", "success; also where nothing was to be done, or the sweep was skipped and says why"),
     ("1", "no connection to Redis; nothing was done"),
-    ("2", "errors during the cleanup, or a wrong option or setting"),
+    ("2", "errors during the cleanup, its time limit, or a wrong option or setting"),
     ("3", "held: nobody seems to be alive, so nothing was deleted"),
     ("129, 130, 143", "stopped by SIGHUP, Ctrl-C or SIGTERM; the next run goes on"),
 ]

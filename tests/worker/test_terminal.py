@@ -141,7 +141,10 @@ def test_ctrl_c_tells_what_was_done_and_leaves_nothing_of_the_bar(server: Server
             terminal.read()
     assert terminal.process.returncode == 130
     shown = [" ".join(line.split()).removeprefix("^C") for line in terminal.screen]
-    assert shown[:2] == ["Error: Cleanup incomplete: the next run goes on", "Error: Cleanup interrupted"]
+    assert shown[:2] == [
+        "Error: Cleanup incomplete: the next run goes on",
+        "Error: Cleanup interrupted: stopped by SIGINT",
+    ]
     assert re.fullmatch(r"Deleted (\d+ keys of \d+ stale coordinators|nothing that is known)", shown[4])
     assert re.fullmatch(r"Unfinished \d steps? given up or without an answer; the next run goes on", shown[5])
     assert not any(bar in line for bar in BARS for line in terminal.screen)
