@@ -1,15 +1,14 @@
 """Sweeps, what became of each, and the exit status."""
 
-import contextlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from redis.exceptions import RedisError
 from rich.console import Console
 
 from cleanup_tasks.cli.progress import progress_bar
-from cleanup_tasks.cli.stopping import Stopped, Stopping
+from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import Report
@@ -51,16 +50,12 @@ def sweep_each(sweeps: Sequence[Options], stopping: Stopping, bar: Console | Non
         Those that have begun, in the order of `sweeps`.
     """
     if len(sweeps) == 1:
-        ended = _sweep_unless_stopped(sweeps[0], stopping, bar)
-        return [] if ended is None else [ended]
-    begun: list[Future[Ended | None]] = []
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        # a signal comes to this thread; the sweeps are told at their next step
-        with contextlib.suppress(Stopped):
-            for options in sweeps:
-                begun.append(pool.submit(_sweep_unless_stopped, options, stopping, None))
-            wait(begun)
-        return [ended for each in begun if (ended := each.result()) is not None]
+        ended = [_sweep_unless_stopped(sweeps[0], stopping, bar)]
+    else:
+        # a signal raises nothing in a thread of its own; each sweep is told at its next step
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            ended = list(pool.map(lambda options: _sweep_unless_stopped(options, stopping, None), sweeps))
+    return [each for each in ended if each is not None]
 
 
 def exit_status(ended: Sequence[Ended], stopping: Stopping) -> int:

@@ -1,6 +1,7 @@
 """docker-compose.yml: what it says, and that its services work together."""
 
 import base64
+import contextlib
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from redis import Redis
 
 from cleanup_tasks.servers.client import CLIENT_NAME
 from cleanup_tasks.settings import Settings
-from demo.dataset import STALE_AGE_MS, write_coordinators
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.servers import wait_until
 from demo.stack import ROOT
 from tests.support.compose import Compose, resolved, seconds
@@ -135,6 +136,46 @@ def test_three_workers_sweep_one_at_a_time(tmp_path: Path) -> None:
 def sweepers(client: Redis) -> list[str]:
     """The connections of sweeps that have sent their SET of the lock."""
     return [c["id"] for c in client.client_list() if c["name"] == CLIENT_NAME and c["cmd"] == "set"]
+
+
+def test_two_targets(tmp_path: Path) -> None:
+    """The example in deploy/targets: each has an interval of its own, and only workers know the URLs."""
+    with Compose(PASSWORDS, tmp_path, "deploy/targets/compose.yml") as compose:
+        servers = ("redis", "redis-us")
+        for name in (*servers, "broker"):
+            compose.start_server(name)
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(Redis(port=compose.port(name), password=PASSWORDS["REDIS_PASSWORD"]))
+                for name in servers
+            ]
+            for client in clients:
+                write_coordinators(client, [b"stale-%d" % n for n in range(5)], 2 * STALE_AGE_MS)
+                write_coordinators(client, [b"alive"], ACTIVE_AGE_MS)
+            for name in ("worker", "beat"):
+                compose[name].start()
+
+            def are_clean() -> bool:
+                heartbeats = "blocking:heartbeat:*"
+                return all(list(c.scan_iter(heartbeats)) == [b"blocking:heartbeat:alive"] for c in clients)
+
+            wait_until(are_clean, "both are clean", 60)
+        expected = {"eu": (300, 600), "us": (600, 900)}
+        for target, (interval_s, _) in expected.items():
+            deleted = f'cleanup_keys_deleted_total{{target="{target}"}}'
+            wait_until(lambda: scrape(compose.port("metrics"))[deleted] == 30, "it is counted")  # noqa: B023
+            figures = scrape(compose.port("metrics"))
+            assert figures[f'cleanup_interval_seconds{{target="{target}"}}'] == interval_s
+        for target, (_, threshold_s) in expected.items():
+            lines = compose["worker"].log.splitlines()
+            assert any(f"target={target} " in line and f"threshold_s={threshold_s}" in line for line in lines)
+        wait_until(compose["beat"].healthy, "beat is healthy")
+        services = compose.config["services"]
+        grace_s = seconds(services["worker"]["stop_grace_period"])
+        assert grace_s > 0.9 * max(interval_s for interval_s, _ in expected.values())
+        knowing = {name for name, each in services.items() if PASSWORDS["REDIS_PASSWORD"] in str(each)}
+        assert knowing == {*servers, "worker"}
+        assert services["redis-us"].keys() == services["redis"].keys() - {"ports"}
 
 
 def test_the_example_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

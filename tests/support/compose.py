@@ -113,17 +113,23 @@ class Container:
             stop(self.process)
 
 
+#: The services that are servers of Redis.
+SERVERS = ("redis", "redis-us", "broker")
+
+
 class Compose:
     """All services that are always there; a context manager that leaves none behind."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        """Nothing runs yet."""
-        self.config = resolved(environment, folder)
+    def __init__(self, environment: Mapping[str, str], folder: Path, *files: str) -> None:
+        """Nothing runs yet; `files` are laid over docker-compose.yml."""
+        options = [word for file in ("docker-compose.yml", *files) for word in ("--file", file)]
+        self.config = resolved(environment, folder, *options)
         self.folder = folder
-        self._ports = {name: free_port() for name in ("redis", "broker", "flower", "metrics")}
-        shared = {f"{name}:6379": f"127.0.0.1:{self._ports[name]}" for name in ("redis", "broker")}
+        self._ports = {name: free_port() for name in (*SERVERS, "flower", "metrics")}
+        shared = {f"{name}:6379": f"127.0.0.1:{self._ports[name]}" for name in SERVERS}
         shared |= {"9808": str(self._ports["metrics"]), "5555": str(self._ports["flower"])}
         shared |= {"/tmp/": f"{folder}/", "/data/": f"{folder}/"}  # noqa: S108
+        shared |= {"/etc/cleanup/": f"{ROOT}/deploy/targets/"}
         worker = self.config["services"]["worker"]["environment"]
         if worker["REDIS_HOST"] == "redis":
             worker |= {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self._ports["redis"])}
@@ -138,7 +144,7 @@ class Compose:
         return self.containers[name]
 
     def port(self, name: str) -> int:
-        """Where redis, broker, flower or metrics listen."""
+        """Where a server, flower or metrics listen."""
         return self._ports[name]
 
     def add_replica(self, name: str, mark: str) -> str:
@@ -171,5 +177,5 @@ class Compose:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End everything, the servers last."""
-        for name in sorted(self.containers, key=lambda name: name in ("redis", "broker")):
+        for name in sorted(self.containers, key=SERVERS.__contains__):
             self[name].stop()
