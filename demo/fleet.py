@@ -1,9 +1,10 @@
 """A fleet between two servers, and a caller that sends tasks to it."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ class Fleet:
     broker: Server
     stack: Stack
     metrics_port: int
-    caller: Celery = field(init=False)
 
-    def __post_init__(self) -> None:
-        """The caller knows the broker and nothing of our application."""
-        self.caller = Celery(
+    @functools.cached_property
+    def caller(self) -> Celery:
+        """A caller that knows the broker and nothing of our application.
+
+        Not made before it is asked for: a process with an application of its own sends our tasks there.
+        """
+        return Celery(
             "caller", broker=f"{self.broker.url}/1", backend=f"{self.broker.url}/2", set_as_current=False
         )
 
@@ -67,4 +71,5 @@ def fleet(
         try:
             yield running
         finally:
-            running.caller.close()
+            if "caller" in vars(running):
+                running.caller.close()
