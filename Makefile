@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --constraint
 
-.PHONY: help demo up cleanup dry-run test test-unit test-servers test-pythons test-redis-py-6 \
+.PHONY: help demo up cleanup dry-run test test-unit test-servers test-pythons test-lowest \
 	lint bench pictures manifests clean
 
 help:  ## Show this list.
@@ -33,8 +33,9 @@ test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with t
 	.venv-3.12/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker/test_tasks.py
 	.venv-3.13/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker/test_tasks.py
 
-test-redis-py-6: .venv-redis6/test  ## Run the engine tests with the oldest redis-py.
-	.venv-redis6/bin/python -m pytest --all-servers -m every_server
+# Old libraries warn about each other.
+test-lowest: .venv-lowest/test  ## Run the tests with the lowest version of each dependency.
+	.venv-lowest/bin/python -m pytest -W default tests/unit tests/engines tests/worker
 
 lint: .venv/test  ## Check style and types by ruff and mypy.
 	$(BIN)/ruff check .
@@ -53,7 +54,7 @@ manifests:  ## Make the alerts for Kubernetes anew.
 		> deploy/kubernetes/monitoring/alerts.yaml
 
 clean:  ## Remove all that make and the tests have built.
-	rm -rf .venv .venv-redis6 .venv-3.12 .venv-3.13 .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest .venv-3.12 .venv-3.13 .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
@@ -77,8 +78,14 @@ clean:  ## Remove all that make and the tests have built.
 	@.venv-3.$*/bin/python $(PIP) constraints.txt --editable '.[demo,test]'
 	@touch $@
 
-.venv-redis6/test: pyproject.toml constraints.txt | .venv/bin/python
-	@$(PYTHON) -m venv .venv-redis6
-	@grep -v '^redis==' constraints.txt > .venv-redis6/constraints.txt
-	@.venv-redis6/bin/python $(PIP) .venv-redis6/constraints.txt --editable '.[demo,test]' 'redis[hiredis]==6.4.0'
+# Each >= of the run-time dependencies becomes an ==, and the constraints hold for all others.
+.venv-lowest/test: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+		| sed 's/>=/==/' > .venv-lowest/lowest.txt
+	@sed -E 's/^([a-z-]+).*/^\1==/; s/-/./g' .venv-lowest/lowest.txt \
+		| grep -v -f - constraints.txt > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python $(PIP) .venv-lowest/constraints.txt --editable '.[demo,test]' \
+		--requirement .venv-lowest/lowest.txt
 	@touch $@
