@@ -1,5 +1,6 @@
 """The kinds of options, and a help that shows the settings in force."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ class SettingOption(click.Option):
 
 class CommandWithSettings(click.Command):
     """A command whose help ends with the exit statuses and the variables that have no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command`; of the options that a misspelt one is like, only the nearest is named."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            nearest = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
+            raise click.NoSuchOption(error.option_name, possibilities=nearest, ctx=ctx) from None
 
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command`."""
