@@ -120,11 +120,12 @@ class PipelinedConnection:
         take, add = reader.gets, answers.append
         for _answer in range(number - before):
             answer = take()
-            if type(answer) not in _PLAIN and not isinstance(answer, ResponseError):
-                if isinstance(answer, Exception):
+            if type(answer) not in _PLAIN:
+                if answer is False or type(answer) is object:
+                    break  # what stands for an answer that has not all arrived
+                if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
                     self._lost = True
                     raise answer
-                break  # what stands for an answer that has not all arrived
             add(answer)
         self._unanswered -= len(answers) - before
 

@@ -5,25 +5,20 @@ from redis import Redis
 from benchmarks.link import slow_link
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, HIGH_LATENCY_S, LOW_LATENCY, Limits
-from cleanup_tasks.servers.single import SingleServer
+from cleanup_tasks.servers.topology import servers_at
+from cleanup_tasks.servers.url import parse
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server
 from tests.support.sweeping import Before, NamedEngine, sweep
 
 
-def limits_of(client: Redis) -> Limits:
-    """The limits of a server once it has answered."""
-    servers = SingleServer(client)
-    servers.connect()
-    return servers.limits
-
-
-def test_by_the_time_of_a_round_trip(server: Server, client: Redis) -> None:
-    assert limits_of(client) == LOW_LATENCY
-    with slow_link(server.port, 2 * HIGH_LATENCY_S) as url, Redis.from_url(url) as far:
-        assert limits_of(far) == HIGH_LATENCY
-        servers = SingleServer(far)
+def test_by_the_time_of_a_round_trip(server: Server) -> None:
+    with servers_at(parse(server.url)) as near:
+        near.connect()
+        assert near.limits == LOW_LATENCY
+    with slow_link(server.port, 2 * HIGH_LATENCY_S) as url, servers_at(parse(url)) as servers:
         servers.connect()
+        assert servers.limits == HIGH_LATENCY
         assert engine_for(servers, "lua").in_flight == HIGH_LATENCY.in_flight
     assert HIGH_LATENCY.in_flight > LOW_LATENCY.in_flight
     assert HIGH_LATENCY.batch_keys > LOW_LATENCY.batch_keys
