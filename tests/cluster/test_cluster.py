@@ -7,6 +7,7 @@ from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
 
 from cleanup_tasks.engines.batch import EngineName
+from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import ScriptingRefused
@@ -177,6 +178,20 @@ def test_what_one_primary_refuses_is_known_before_anything_goes(
         refused.run()
     assert refused.report.keys_deleted == 0
     assert cluster.keys() == written
+
+
+@pytest.mark.parametrize("lacking", ["evalsha", "script"])
+@pytest.mark.parametrize("where", [slice(None), slice(2, 3)], ids=["everywhere", "on one primary"])
+def test_without_scripting_the_fallback_is_complete(
+    cluster: RunningCluster, lacking: str, where: slice
+) -> None:
+    written = write_coordinators(cluster, [b"worker-%d" % number for number in range(50)])
+    add_user(cluster, lacking, where)
+    url = cluster.url.replace("://", "://cleanup:secret@")
+    report = sweep_or_fall_back(Options(address=parse(url), force=True)).report
+    assert (report.implementation, report.complete, report.cleanup_errors) == ("python", True, 0)
+    assert report.keys_deleted == len(written)
+    assert cluster.keys() == set()
 
 
 def test_what_went_before_a_primary_refused_is_counted(cluster: RunningCluster, name: EngineName) -> None:
