@@ -1,13 +1,21 @@
 """Three targets in one fleet, one healthy, one down, one a cluster: they are told apart, and none waits."""
 
+import contextlib
 import json
+import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from redis.exceptions import TimeoutError
 
+from cleanup_tasks.servers.client import CONNECT_TIMEOUT_S
+from cleanup_tasks.servers.url import parse
+from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.sweep import Sweep
 from demo.clusters import running_nodes
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import Fleet, fleet
@@ -141,6 +149,21 @@ def test_the_log_tells_them_apart(running: Running) -> None:
     assert any("[healthy]   Keys deleted: 30" in line for line in lines())
     assert any("[cluster]   Keys deleted: 30" in line for line in lines())
     assert any("[down] Cleanup is tried again in 2 s" in line for line in lines())
+
+
+def test_a_server_that_takes_no_connection_costs_two_seconds_an_attempt() -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # nobody takes them, so the queue is full
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        sweep = Sweep(Options(parse(f"redis://127.0.0.1:{full.getsockname()[1]}")))
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            sweep.run()
+    assert CONNECT_TIMEOUT_S <= time.monotonic() - began_s < CONNECT_TIMEOUT_S + 1
+    assert not sweep.connected
 
 
 def test_nobody_sees_a_url(running: Running) -> None:
