@@ -55,6 +55,8 @@ def play(stack: ExitStack, folder: Path) -> None:
     # what our own app, the caller here, reads when it is first used
     forget_settings()
     os.environ.update(running.stack.environment)
+    # there are two applications in this process, for the fleet has a caller of its own
+    app.set_current()
     by_beat(running, client)
     dry_run(client)
     without_scripting(client)
