@@ -85,12 +85,21 @@ def test_both_tasks_and_the_hand_over(
     wait_until(lambda: scrape(metrics_port)[deleted] == 60, "the shop's metrics show it")
 
 
-def test_its_beat(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
+@pytest.mark.parametrize(
+    "scheduler",
+    [("--schedule", "{folder}/schedule"), ("--scheduler", "redbeat.RedBeatScheduler", "--max-interval", "1")],
+    ids=["file", "redbeat"],
+)
+def test_its_beat(shop: tuple[Stack, Celery], cleanable: Redis, scheduler: tuple[str, ...]) -> None:
     stack, _ = shop
-    stack.start("beat", "beat", "--schedule", str(stack.folder / "schedule"), "--pidfile=")
+    priced = stack.log("worker").count("foreign.price[")
+    options = [option.format(folder=stack.folder) for option in scheduler]
+    stack.start("beat", "beat", *options, "--pidfile=")
     try:
         wait_until(lambda: cleanable.dbsize() == 0, "the beat's cleanup has run", 60)
-        stack.wait_for_line("worker", "foreign.price[")
+        wait_until(
+            lambda: stack.log("worker").count("foreign.price[") > priced, "so has a task of the shop's"
+        )
     finally:
         stack.stop("beat")
 
