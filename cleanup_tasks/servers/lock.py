@@ -26,6 +26,17 @@ TTL_S = 30
 _LOST = (ConnectionError, TimeoutError, ClusterDownError)
 
 
+def limit_ttl(client: Redis, key: bytes, ttl_ms: int) -> None:
+    """Give a key an end in `ttl_ms`, if it has none, or a later one; where that is not permitted it stays."""
+    with contextlib.suppress(NoPermissionError):
+        try:
+            client.pexpire(key, ttl_ms, lt=True)
+        except ResponseError:  # Redis 6.2 has no such option
+            left_ms = client.pttl(key)
+            if left_ms == -1 or left_ms > ttl_ms:
+                client.pexpire(key, ttl_ms)
+
+
 class SweepLock:
     """The lock in the coordination Redis, a context manager.
 
@@ -64,7 +75,7 @@ class SweepLock:
             elif self._client.get(keys.LOCK) in self._ours:
                 self._held = self._if_owned("SET", keys.LOCK, self._owner, "PX", str(self._ttl_ms))
             else:
-                self._limit()
+                limit_ttl(self._client, keys.LOCK, self._ttl_ms)
         except (*_LOST, OutOfMemoryError, NoPermissionError) as error:
             # a server that is lost as a whole is found out by the next command
             logger.warning("Sweep lock can't be written, going on without: %s", error)
@@ -112,16 +123,6 @@ class SweepLock:
             commands = [command, ("EXEC",)] if is_ours else [("EXEC",)]
             connection.send(*commands)
             return is_ours and or_raise(connection.receive_each(len(commands)))[-1] is not None
-
-    def _limit(self) -> None:
-        """Give another's lock an end, if it has none, or a later one than we would give it."""
-        with contextlib.suppress(NoPermissionError):
-            try:
-                self._client.pexpire(keys.LOCK, self._ttl_ms, lt=True)
-            except ResponseError:  # Redis 6.2 has no such option
-                left_ms = self._client.pttl(keys.LOCK)
-                if left_ms == -1 or left_ms > self._ttl_ms:
-                    self._client.pexpire(keys.LOCK, self._ttl_ms)
 
     def __enter__(self) -> Self:
         """Nothing yet; call `acquire`."""

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.lock import limit_ttl
 from cleanup_tasks.servers.topology import Topology
 
 
@@ -25,16 +26,23 @@ class Cooldown:
     def is_on(self) -> bool:
         """Whether an earlier sweep's has not passed; False where that can't be told."""
         try:
-            return bool(self._servers.client_for(keys.COOLDOWN).exists(keys.COOLDOWN))
+            client = self._servers.client_for(keys.COOLDOWN)
+            if not client.exists(keys.COOLDOWN):
+                return False
+            limit_ttl(client, keys.COOLDOWN, self._left_ms())  # somebody may have taken its end away
+            return True
         except RedisError:
             return False  # a server that is lost is found out by the sweep
 
     def begin(self) -> None:
         """Note that the sweep was done; where that can't be, the next one is done too."""
-        left_ms = int(1000 * (self._until_s - time.monotonic()))
+        left_ms = self._left_ms()
         if left_ms < 1:
             return
         try:
             self._servers.client_for(keys.COOLDOWN).set(keys.COOLDOWN, b"1", px=left_ms)
         except RedisError as error:
             logger.warning("Cooldown can't be written, the next sweep is done in any case: %s", error)
+
+    def _left_ms(self) -> int:
+        return int(1000 * (self._until_s - time.monotonic()))

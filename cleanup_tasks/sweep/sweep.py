@@ -152,7 +152,7 @@ class Sweep:
 
     def _clean_unless_cool(self, servers: Topology, lock: SweepLock, cooldown: Cooldown) -> None:
         # what an attempt before this one has begun is brought to its end
-        if self._options.previous == PreviousAttempts() and cooldown.is_on():
+        if not self._options.previous.has_changed_something and cooldown.is_on():
             self.report.skipped = COOLED
             return
         self._clean(servers, lock)
