@@ -85,7 +85,9 @@ def _given() -> tuple[_AllGiven, list[str]]:
             given.setdefault(name.replace("_", "-"), {})[setting] = _Given(value, variable)
         elif setting.startswith(_URL):
             given.setdefault(DEFAULT_TARGET, {})
-    wrong += [f"target {name!r}: {NAMES}" for name in given if not _NAME.fullmatch(name)]
+    for name in [name for name in given if not _NAME.fullmatch(name)]:
+        del given[name]
+        wrong.append(f"target {name.rpartition('@')[2]!r}: {NAMES}")  # a URL with a password may stand there
     return dict(sorted(given.items())) or {DEFAULT_TARGET: {}}, wrong
 
 

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from redis import CredentialProvider
 
 from cleanup_tasks import targets
 from cleanup_tasks.arguments import check_arguments, options_of
@@ -98,6 +99,36 @@ def test_what_a_target_has_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert targets.intervals() == {"default": 300, "eu-1": 60, "us": 30}
 
 
+def test_a_url_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("redis://:p@eu:7000\n")
+    text = f"[targets.eu]\nurl_file = '{secret}'"
+    configure(monkeypatch, tmp_path, text, {f"{URL}_FILE__US": str(secret)})
+    found = targets.all_settings()
+    assert {name: own.coordination_url for name, own in found.items()} == dict.fromkeys(
+        ("eu", "us"), "redis://:p@eu:7000"
+    )
+
+
+def test_nobody_shares_a_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What says how to log in to the one without a name is never sent to another."""
+    provider = f"{__name__}:Tokens"
+    monkeypatch.setenv("COORDINATION_REDIS_CREDENTIAL_PROVIDER", provider)
+    monkeypatch.setenv("REDIS_HOST", "db")
+    configure(monkeypatch, tmp_path, EU + "[targets.default]", {})
+    default, eu = (own.address for own in targets.all_settings().values())
+    assert isinstance(default.credentials, Tokens)
+    assert eu.credentials is None
+
+
+class Tokens(CredentialProvider):
+    """A provider of the user's."""
+
+    def get_credentials(self) -> tuple[str]:
+        """A token."""
+        return ("token",)
+
+
 #: Text of the file, variables, and what the message says.
 WRONG: list[tuple[str | None, dict[str, str], str]] = [
     ("targets = 1", {}, "targets: tables [targets.NAME]"),
@@ -105,6 +136,7 @@ WRONG: list[tuple[str | None, dict[str, str], str]] = [
     ("[targets.eu-1", {}, "CLEANUP_CONFIG: "),
     ("[target.eu]\nurl = 'redis://eu'", {}, "target: not known; did you mean targets?"),
     ("[targets.EU]\nurl = 'redis://eu'", {}, f"target 'EU': {targets.NAMES}"),
+    ("[targets.'redis://:secret@eu']", {}, f"target 'eu': {targets.NAMES}"),
     (None, {f"{URL}__{'N' * 41}": "redis://eu"}, targets.NAMES),
     ("[targets.eu]\norphans = 'off'", {}, "target eu: it needs a url"),
     ("[targets.eu]\nurl = ''", {}, "target eu: it needs a url"),
