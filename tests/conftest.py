@@ -12,6 +12,7 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.reporting.log import logger
 from demo.servers import Server, running_server
+from tests.support import leftovers
 from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
     binary_of,
     pytest_addoption,
@@ -21,6 +22,15 @@ from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
 )
 
 ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """What the tests have started, they have stopped."""
+    mark = leftovers.mark()
+    os.environ.update(mark)
+    yield
+    leftovers.assert_no_process(mark)
 
 
 @pytest.fixture(autouse=True)
