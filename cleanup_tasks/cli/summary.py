@@ -45,11 +45,8 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
 
 def _checked(ended: Ended) -> str:
     report = ended.report
-    counted = [
-        (report.active_coordinators, "active"),
-        (report.stale_coordinators_found, "stale"),
-        (report.unreadable_heartbeats, "unreadable"),
-    ]
+    # the unreadable have a line of their own
+    counted = [(report.active_coordinators, "active"), (report.stale_coordinators_found, "stale")]
     kinds = ", ".join(f"{number:,} {kind}" for number, kind in counted if number)
     coordinators = _number(report.total_coordinators_checked, "coordinator")
     return f"{coordinators} in {in_words(report.execution_time_ms / 1000)}" + (f": {kinds}" if kinds else "")
