@@ -31,6 +31,8 @@ class Stack:
         defaults = {
             "PYTHONUNBUFFERED": "1",
             "CLEANUP_LOG_FILE": "",
+            # servers of a stack come up, and take over, all the time
+            "CLEANUP_RESTART_GRACE_SECONDS": "0",
             "FLOWER_DB": str(folder / "flower"),
             # a worker that has to be killed leaves files there
             "TMPDIR": str(folder),

@@ -40,6 +40,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if name.startswith(("REDIS_", "COORDINATION_", "CELERY_", "CLEANUP_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CLEANUP_LOG_FILE", "")
+    # servers of the tests come up, and take over, all the time
+    monkeypatch.setenv("CLEANUP_RESTART_GRACE_SECONDS", "0")
     monkeypatch.setenv("COORDINATION_REDIS_URL", "redis://127.0.0.1:1/0")
     targets.forget()
     yield

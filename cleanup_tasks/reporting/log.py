@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Literal
 
 from celery.utils.log import get_task_logger
@@ -101,7 +102,7 @@ def log_report(report: Report) -> None:
     rate = report.coordinators_per_second
     info("  Performance: %.2f coordinators/sec = %.2f", rate, rate)
     if report.held:
-        logger.warning("%sCleanup held: %s", dry, report.held)
+        _log_hold(report, dry)
     elif not report.complete:
         logger.error("%sCleanup incomplete: the next run goes on", dry)
     elif report.dry_run:
@@ -119,6 +120,23 @@ def log_failure(why: str, *, connected: bool) -> None:
     else:
         logger.error("Redis connection failed: %s", why)
         logger.error("Cleanup aborted")
+
+
+def _log_hold(report: Report, dry: str) -> None:
+    """Why a sweep was held, when that ends, and what to do."""
+    logger.warning("%sCleanup held: %s", dry, report.held)
+    ends = f"at {_utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
+    since = _utc(report.held_since_ms)
+    logger.warning("%sHeld since %s; goes on %s30 s after somebody was seen to beat", dry, since, ends)
+    logger.warning(
+        "%sDo the coordinators reach Redis, does its clock agree with theirs? To go on at once: --force or "
+        "cleanup.delay(force=True)",
+        dry,
+    )
+
+
+def _utc(time_ms: int | None) -> str:
+    return datetime.fromtimestamp((time_ms or 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"]) -> None:

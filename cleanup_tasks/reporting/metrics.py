@@ -48,7 +48,7 @@ FIGURES = {
     "unreadable_heartbeats": ("cleanup_coordinators_unreadable", "Heartbeats without a readable time: kept."),
     "heartbeats_ahead": (
         "cleanup_coordinators_ahead",
-        "Heartbeats more than 60 s ahead of the server's clock: active.",
+        "Heartbeats 60 s or more ahead of the server's clock: active.",
     ),
     "orphaned_coordinators_reaped": (
         "cleanup_orphans_reaped",

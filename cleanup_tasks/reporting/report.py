@@ -60,7 +60,7 @@ class Report(BaseModel):
     active_coordinators: int = 0
     #: Kept, for their heartbeat says nothing we understand.
     unreadable_heartbeats: int = 0
-    #: Active, by a heartbeat more than 60 s ahead of the server's clock.
+    #: Active, by a heartbeat 60 s or more ahead of the server's clock.
     heartbeats_ahead: int = 0
     #: How many of these there are of each kind, see `rules.staleness.EXPLANATIONS`.
     unreadable_by_reason: dict[str, int] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ the parser of Redis's Lua (cjson) would read otherwise is none too.
 
 import json
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Literal
@@ -17,6 +18,8 @@ import msgspec
 EARLIEST_MS = 1_000_000_000_000
 #: Further ahead than a day is no skewed clock but microseconds, or nonsense.
 FUTURE_MS = 86_400_000
+#: From so far ahead on somebody's clock is wrong, and the value says little about when it was written.
+AHEAD_MS = 60_000
 #: Levels of brackets. cjson stops at 1,000 and Python where its stack ends; both stop here instead.
 MAX_DEPTH = 100
 #: Bytes. A longer value yields no time: no heartbeat is that long.
@@ -27,8 +30,15 @@ class State(Enum):
     """What a coordinator's heartbeat and activity say."""
 
     ACTIVE = "active"
+    FADING = "fading"  # active still, and silent for more than nine tenths of the threshold
+    AHEAD = "ahead"  # active, by a clock that is `AHEAD_MS` ahead or more
     STALE = "stale"
     UNREADABLE = "unreadable"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is a sign of life."""
+        return self in (State.ACTIVE, State.FADING, State.AHEAD)
 
 
 def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
@@ -41,17 +51,16 @@ def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshol
         threshold_s: the silence in seconds after which a coordinator is stale.
     """
     state, worked = judge_values([heartbeat, activity], now_ms, threshold_s)
-    return State.ACTIVE if state is State.STALE and worked is State.ACTIVE else state
+    return worked if state is State.STALE and worked.is_active else state
 
 
 def judge_values(values: Sequence[bytes | None], now_ms: int, threshold_s: int) -> list[State]:
     """What each value says; the arguments are those of `judge`."""
-    active, stale, unreadable = State.ACTIVE, State.STALE, State.UNREADABLE
-    oldest_ms = oldest_active_ms(now_ms, threshold_s)
-    return [
-        unreadable if time is None else stale if time < oldest_ms else active
-        for time in times_of(values, now_ms)
-    ]
+    active, fading, ahead, stale, unreadable = State
+    oldest_ms, fading_ms = (oldest_active_ms(now_ms, s) for s in (threshold_s, threshold_s * 9 // 10))
+    begins_ms, states = (oldest_ms, fading_ms, now_ms + AHEAD_MS), (stale, fading, active, ahead)
+    times = times_of(values, now_ms)
+    return [unreadable if time is None else states[bisect(begins_ms, time)] for time in times]
 
 
 def oldest_active_ms(now_ms: int, threshold_s: int) -> int:
@@ -73,7 +82,7 @@ def is_plausible(number: float, now_ms: int) -> bool:
 
 
 def times_of(values: Sequence[bytes | None], now_ms: int) -> list[float | None]:
-    """The time in ms since the epoch that each value yields, or None; one a little ahead counts as now."""
+    """The time in ms since the epoch that each value yields, perhaps a little ahead of now, or None."""
     latest_ms = now_ms + FUTURE_MS
     times: list[float | None] = []
     for value in values:
@@ -82,7 +91,7 @@ def times_of(values: Sequence[bytes | None], now_ms: int) -> list[float | None]:
         for number in (read.timestamp, read.lastHeartbeat, read.lastActivity) if read else ():
             if number is not None and newest < number <= latest_ms:
                 newest = number
-        times.append(min(newest, now_ms) if newest >= EARLIEST_MS else None)
+        times.append(newest if newest >= EARLIEST_MS else None)
     return times
 
 

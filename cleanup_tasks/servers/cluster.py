@@ -17,6 +17,7 @@ from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import REDIRECTIONS, is_transient
 from cleanup_tasks.servers.nodes import Node, Nodes
 from cleanup_tasks.servers.pipelining import MANY_SLOTS, Command, Context, scan_command
+from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
 SLOTS = 16_384
@@ -54,6 +55,10 @@ class Cluster:
     def is_replica(self) -> bool:
         """See `Topology.is_replica`: primaries alone are asked."""
         return False
+
+    def infos(self) -> list[Info]:
+        """See `Topology.infos`."""
+        return self.nodes.infos(self.primaries)
 
     def refresh(self) -> None:
         """Learn anew which primary serves which slot; raises what the last node said if none answers."""

@@ -1,12 +1,13 @@
 """The nodes of a cluster, which are asked side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from cleanup_tasks.servers.pipelining import Command, Request
+from cleanup_tasks.servers.restarts import Info
 
 #: Host and port.
 Node = tuple[str, int]
@@ -38,6 +39,18 @@ class Nodes:
         if not isinstance(error, ResponseError):
             self.down[node] = error
         return error
+
+    def infos(self, nodes: Iterable[Node]) -> list[Info]:
+        """What each node that answers says about itself; raises ResponseError where one refuses to."""
+        infos: list[Info] = []
+        for node in nodes:
+            try:
+                infos.append(self.client(node).info())
+            except ResponseError:
+                raise
+            except RedisError as error:
+                self.lose(node, error)
+        return infos
 
     def ask(self, commands: Mapping[Node, Sequence[Command]]) -> dict[Node, Answers]:
         """What each node answers."""

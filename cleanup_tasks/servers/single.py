@@ -26,6 +26,7 @@ from cleanup_tasks.servers.pipelining import (
     or_raise,
     scan_command,
 )
+from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
 #: Two keys of the families that we may read; where slots lie on several servers, no command takes both.
@@ -83,6 +84,10 @@ class SingleServer:
             return self.client.dbsize()
         except RedisError:
             return 0
+
+    def infos(self) -> list[Info]:
+        """See `Topology.infos`."""
+        return [self.client.info()]
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from cleanup_tasks.servers.client import Tls, client_of, primary_of
 from cleanup_tasks.servers.cluster import Cluster
 from cleanup_tasks.servers.pipelining import Context, Limits
+from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.servers.url import Address, Layout
 
@@ -36,6 +37,9 @@ class Topology(Protocol):
 
     def size(self) -> int:
         """How many keys there are, about; 0 where that can't be told."""
+
+    def infos(self) -> list[Info]:
+        """What each primary that answers says about itself; raises ResponseError where one refuses to."""
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the end; a key may come twice."""

@@ -10,10 +10,11 @@ from cleanup_tasks.servers.topology import Topology
 
 def read_activities(
     servers: Topology, lots: Iterable[tuple[Context, list[bytes]]], threshold_s: int
-) -> Iterator[tuple[Context, int, list[bytes], dict[bytes, bytes]]]:
+) -> Iterator[tuple[Context, int, dict[bytes, State], dict[bytes, bytes]]]:
     """For each lot of ids what came with it, the servers' time in ms, who is at work, and who is not.
 
-    Those who are not are given with what was read of their activities. Who can't be asked now is left out.
+    Those who are at work come with what their activity is, those who are not with what was read of it. Who
+    can't be asked now is left out.
     """
     requests = (((context, ids), list(map(keys.activity, ids))) for context, ids in lots)
     for (context, ids), now_ms, values in servers.read(requests):
@@ -21,6 +22,6 @@ def read_activities(
             ids = [id_ for id_ in ids if keys.activity(id_) in values]
         states = judge_values(list(values.values()), now_ms, threshold_s)
         read = list(zip(ids, values.values(), states, strict=True))
-        working = [id_ for id_, _, state in read if state is State.ACTIVE]
-        idle = {id_: value or b"" for id_, value, state in read if state is not State.ACTIVE}
+        working = {id_: state for id_, _, state in read if state.is_active}
+        idle = {id_: value or b"" for id_, value, state in read if not state.is_active}
         yield context, now_ms, working, idle

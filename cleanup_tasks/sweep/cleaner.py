@@ -14,6 +14,7 @@ from cleanup_tasks.sweep.batcher import Batcher
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Due, Fleet
+from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options, Progress
 from cleanup_tasks.sweep.orphans import Sightings
 from cleanup_tasks.sweep.reaper import Reaper
@@ -33,16 +34,23 @@ class Cleaner:
         self._fleet = Fleet()
         self._finder = Finder(servers, report, options.threshold_s, options.max_named)
         self._reaper = Reaper(engine, report, options.max_named)
+        self._hold = Hold(servers, options, report, self._fleet)
         self._failure: RedisError | None = None
 
     def run(self) -> None:
-        """Clean. Raises what the client raises; the report then says what was done up to there."""
+        """Clean, unless it is held; raises what the client raises. The report says what was done."""
+        with contextlib.suppress(Held):
+            self._clean()
+
+    def _clean(self) -> None:
         fleet, report = self._fleet, self._report
+        self._hold.begin()
         self._finder.find(self._scan(keys.HEARTBEAT_PATTERN, "finding"), fleet)
         sightings = self._read_sightings()
         # where a primary was lost, the heartbeat of what looks like an orphan may be out of sight
         all_is_seen = self._failure is None and self._servers.failure is None
         looks_for_orphans = self._options.orphans != "off" and all_is_seen
+        self._hold.decide()
         try:
             orphans = self._clean_generation(orphans=looks_for_orphans)
         except BaseException:
@@ -62,6 +70,7 @@ class Cleaner:
                 report.cleanup_errors += 1
             raise failure
         report.complete = not report.cleanup_errors
+        self._hold.end(has_sightings=sightings is not None and len(sightings) > 0)
 
     def _note(self, orphans: set[bytes], sightings: Sightings) -> None:
         now_ms = self._now_ms()
@@ -81,6 +90,7 @@ class Cleaner:
         )
         pattern = keys.RELATED_PATTERN if orphans else keys.ACKS_AND_RECORDS_PATTERN
         collector.collect(self._scan(pattern, "collecting"))
+        self._hold.check_clock()
         due = fleet.due()
         if self._servers.failure is None:
             self._report.orphaned_coordinators_found += len(collector.orphans)

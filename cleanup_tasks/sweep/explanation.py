@@ -102,7 +102,9 @@ class Explanation:
             for id_ in lot:
                 signs = values.get(keys.heartbeat(id_)), values.get(keys.activity(id_))
                 explained[id_] = each = self._verdict(id_, *signs, now_ms)
-                ages = [None if ms is None else int(now_ms - ms) // 1000 for ms in times_of(signs, now_ms)]
+                ages = [
+                    None if ms is None else max(0, int(now_ms - ms)) // 1000 for ms in times_of(signs, now_ms)
+                ]
                 each.heartbeat_age_s, each.activity_age_s = ages
         return explained
 
@@ -114,8 +116,8 @@ class Explanation:
         if state is State.UNREADABLE:
             why = EXPLANATIONS[reason_of(heartbeat, now_ms)]
             return Explained(id_, "unreadable", goes=False, reason=why)
-        if state is State.ACTIVE:
-            beats = judge(heartbeat, None, now_ms, threshold_s) is State.ACTIVE
+        if state.is_active:
+            beats = judge(heartbeat, None, now_ms, threshold_s).is_active
             return Explained(id_, "active", goes=False, reason="it beats" if beats else "it works")
         goes = self._fleet.coordinators[id_] is not None
         reason = f"no sign of life for more than {in_words(threshold_s)}"

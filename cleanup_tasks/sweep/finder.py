@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from cleanup_tasks.reporting.log import DETAIL, logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import EXPLANATIONS, Reason, State, judge_values, reason_of, times_of
+from cleanup_tasks.rules.staleness import (
+    AHEAD_MS,
+    EXPLANATIONS,
+    Reason,
+    State,
+    judge_values,
+    reason_of,
+    times_of,
+)
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
@@ -27,6 +35,8 @@ class Judged:
     silent: dict[bytes, bytes]
     #: Those of the kept whose heartbeats say nothing, and why.
     unreadable: dict[bytes, Reason] = field(default_factory=dict)
+    #: Those of the kept whose heartbeats are ahead, with these.
+    ahead: dict[bytes, bytes] = field(default_factory=dict)
     stale: list[Due] = field(default_factory=list)
 
 
@@ -50,10 +60,21 @@ class Finder:
             fleet.protect(judged.unknown)
             self._count_unreadable(judged.unreadable)
             self._log(judged)
+            fleet.lively += sum(state is State.ACTIVE for state in judged.kept.values())
+            fleet.add_ahead(judged.ahead)
+            report.heartbeats_ahead += len(judged.ahead)
             report.active_coordinators += len(judged.kept) - len(judged.unreadable)
             report.stale_coordinators_found += len(judged.stale)
             report.stale_coordinator_ids += [due.id for due in judged.stale]
             report.total_coordinators_checked += len(judged.kept) + len(judged.stale)
+        if report.heartbeats_ahead:
+            logger.warning(
+                "Clocks differ: %d heartbeats are %d s or more ahead of the server's and count as active, "
+                "that of %s among them",
+                report.heartbeats_ahead,
+                AHEAD_MS // 1000,
+                keys.text(next(iter(fleet.ahead))),
+            )
 
     def find_again(self, coordinators: list[bytes], fleet: Fleet) -> None:
         """Note in `fleet` who is still stale of those that were found so, and whose values were not held."""
@@ -81,10 +102,10 @@ class Finder:
         silent = ((judged, list(judged.silent)) for judged in self._by_heartbeat(lots))
         for judged, now_ms, working, idle in read_activities(self._servers, silent, self._threshold_s):
             judged.now_ms = max(judged.now_ms, now_ms)
-            judged.kept.update(dict.fromkeys(working, State.ACTIVE))
+            judged.kept.update(working)
             judged.stale += [Due(id_, judged.silent[id_], activity) for id_, activity in idle.items()]
             if len(idle) + len(working) < len(judged.silent):
-                judged.unknown += judged.silent.keys() - idle.keys() - set(working)
+                judged.unknown += judged.silent.keys() - idle.keys() - working.keys()
             yield judged
 
     def _by_heartbeat(self, lots: Iterable[list[bytes]]) -> Iterator[Judged]:
@@ -102,6 +123,8 @@ class Finder:
                     unreadable[id_] = value
                 else:
                     judged.kept[id_] = state
+                    if state is State.AHEAD:
+                        judged.ahead[id_] = value or b""
             # one that has expired since the scan saw it is nobody's heartbeat any more
             missing = {keys.heartbeat(id_) for id_, value in unreadable.items() if value == b""}
             missing -= self._servers.existing(missing)
@@ -126,7 +149,7 @@ class Finder:
     def _log(self, judged: Judged) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             for id_, state in judged.kept.items():
-                if state is State.ACTIVE:
+                if state.is_active:
                     logger.debug("Coordinator active: %s", keys.text(id_))
             times = times_of([judged.silent[due.id] for due in judged.stale], judged.now_ms)
             for due, time in zip(judged.stale, times, strict=True):

@@ -2,9 +2,9 @@
 
 from bisect import bisect
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import accumulate, count
+from itertools import accumulate, count, islice
 from operator import attrgetter
 
 from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Guards
@@ -18,6 +18,8 @@ MAX_COORDINATOR_BYTES = 350_000_000
 MAX_KEY_BYTES = 250_000_000
 #: Coordinators that are looked at again for a generation, where it is not known that more fit into it.
 MIN_JUDGED_AGAIN = 10_000
+#: Coordinators whose heartbeats are ahead that are remembered.
+MAX_AHEAD = 100
 #: What CPython 3.11 takes for each, besides its name and its values; measured with tracemalloc.
 DUE_BYTES, KEY_BYTES, RECORD_BYTES = 650, 45, 330
 
@@ -92,11 +94,19 @@ class Fleet:
         self._held_bytes = 0
         #: Ids that were due in a generation that is over, and went.
         self.gone: set[bytes] = set()
+        #: How many gave a sign of life within nine tenths of the threshold, by a clock that is right.
+        self.lively = 0
+        #: Some whose heartbeats are far ahead, with these: only their change is a sign of life.
+        self.ahead: dict[bytes, bytes] = {}
 
     def protect(self, coordinators: Collection[bytes]) -> None:
         """Note some whose keys stay."""
         self.coordinators.update(dict.fromkeys(coordinators))
         self.lengths.update({keys.segments_of(id_) for id_ in coordinators})
+
+    def add_ahead(self, heartbeats: Mapping[bytes, bytes]) -> None:
+        """Remember some ids whose heartbeats are far ahead, with these."""
+        self.ahead.update(islice(heartbeats.items(), MAX_AHEAD - len(self.ahead)))
 
     def add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
         """Note stale ones that may go; beyond what a generation takes they wait, and nothing of them is held.

@@ -13,13 +13,14 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import is_older
-from cleanup_tasks.servers.lock import TTL_S as LOCK_TTL_S
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 #: Sightings that are noted at most, about 10 MB of the server's memory; others wait until there is room.
 MAX_SIGHTINGS = 100_000
+#: Seconds that a sweep which was killed costs at most, with its lock and its retries.
+MISSED_SWEEP_S = 600
 #: Sightings that one command reads or writes.
 CHUNK = 1_000
 
@@ -35,8 +36,12 @@ class Sightings:
         """`client`: of the server that holds them; threshold and interval of the sweeps, in seconds."""
         self._client = client
         self._threshold_s = threshold_s
-        self._ttl_s = 2 * (threshold_s + interval_s + LOCK_TTL_S)
+        self._ttl_s = MISSED_SWEEP_S + 2 * (threshold_s + interval_s)
         self._sighted: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        """How many are noted."""
+        return len(self._sighted)
 
     def read(self) -> None:
         """Read all; they are those of before this sweep."""
@@ -64,7 +69,9 @@ class Sightings:
             logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
         try:
             for chunk in _chunks(fresh[:room]):
-                self._client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(chunk, str(now_ms)))
+                sighted = dict.fromkeys(chunk, b"%d" % now_ms)
+                self._client.hset(keys.SIGHTINGS, mapping=sighted)  # type: ignore[arg-type]
+                self._sighted |= sighted
             self._client.expire(keys.SIGHTINGS, self._ttl_s)
         except (OutOfMemoryError, NoPermissionError) as error:
             logger.warning("Orphans can't be noted, so none is reaped before its time: %s", error)

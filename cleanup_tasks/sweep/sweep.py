@@ -1,9 +1,6 @@
 """One sweep, whoever asks for it. It ends in one place, and its report says what it did."""
 
-import contextlib
-import gc
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -30,6 +27,8 @@ from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.cooldown import Cooldown
+from cleanup_tasks.sweep.garbage import without_garbage_collection
+from cleanup_tasks.sweep.grace import reason_to_skip
 from cleanup_tasks.sweep.options import Options
 
 #: Why a sweep that found the lock held did nothing.
@@ -75,7 +74,7 @@ class Sweep:
         started_s = time.perf_counter()
         outcome: Outcome = "failed"
         try:
-            with interrupts_unmasked(INTERRUPTS), _without_garbage_collection():
+            with interrupts_unmasked(INTERRUPTS), without_garbage_collection():
                 self._sweep()
             outcome = self._outcome()
         except INTERRUPTS as interrupt:
@@ -111,6 +110,9 @@ class Sweep:
                 if servers.is_replica() and not options.dry_run:
                     raise ReadOnlyError("this is a replica: use its primary, or its sentinels' addresses")
             self.connected = True
+            if reason := reason_to_skip(servers, options):
+                self._skip(reason)
+                return
             if options.dry_run:
                 if servers.is_replica():
                     logger.warning("Dry run on a replica: what it shows may lag behind its primary")
@@ -119,17 +121,17 @@ class Sweep:
             client = servers.client_for(keys.LOCK)
             with SweepLock(client, options.owner, previous_owner=options.previous_owner) as lock:
                 if not lock.acquire():
-                    self._leave_to_others()
+                    self._skip(LOCKED)
                 elif options.beat_interval_s is None:
                     self._clean(servers, lock)
                 else:
                     self._clean_unless_cool(servers, lock, Cooldown(servers, options.beat_interval_s))
 
-    def _leave_to_others(self) -> None:
+    def _skip(self, reason: str) -> None:
         if self._options.previous.has_changed_something:
-            logger.warning("The rest is left to others: %s", LOCKED)
+            logger.warning("The rest is left to others: %s", reason)
         else:
-            self.report.skipped = LOCKED
+            self.report.skipped = reason
 
     def _explained(self, error: RedisError) -> str:
         text = in_short(error)
@@ -232,19 +234,3 @@ class Sweep:
         if grown:
             CHANNEL.call("grow", report.target, **grown)
             published.update({field: figures[field] for field in grown})
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Python's search for cyclic garbage takes a sixth of a large sweep, and finds none.
-
-    Only who found it on switches it on again. So it is in the end as it was, also where several sweeps of one
-    process overlap, and where the process had it off.
-    """
-    was_enabled = gc.isenabled()
-    try:  # from here on, for a time limit may strike between any two steps
-        gc.disable()
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -1,6 +1,7 @@
 """A real cluster: everything that holds on one server, and what is different there."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from redis.crc import key_slot
@@ -147,7 +148,7 @@ def add_user(cluster: RunningCluster, lacking: str = "", servers: slice = slice(
 def sweep_as_user(cluster: RunningCluster, name: EngineName) -> Sweep:
     """A whole sweep by that user, not begun."""
     url = cluster.url.replace("://", "://cleanup:secret@")
-    return Sweep(Options(address=parse(url), engine=name, owner="me"))
+    return Sweep(Options(address=parse(url), engine=name, owner="me", force=True))
 
 
 def test_the_smallest_user_of_a_cluster(cluster: RunningCluster, name: EngineName) -> None:
@@ -207,3 +208,22 @@ def test_what_went_before_a_primary_refused_is_counted(cluster: RunningCluster, 
     assert not refused.report.complete
     # What is left can be found again: a coordinator with keys left has its heartbeat.
     assert {keys.heartbeat(id_) for id_ in ids if any(id_ in key.split(b":") for key in left)} <= left
+
+
+def test_where_nobody_seems_to_be_alive_nothing_goes(cluster: RunningCluster, name: EngineName) -> None:
+    written = write_coordinators(cluster, [b"worker-%d" % number for number in range(50)])
+    options = Options(address=parse(cluster.url), engine=name, restart_grace_s=0)
+    assert Sweep(options).run().held == "nobody beats, and 50 look dead"
+    assert cluster.keys() == written | {keys.HOLD}
+    assert Sweep(replace(options, force=True)).run().complete
+    assert cluster.keys() == set()
+
+
+def test_a_primary_that_came_up_with_data_is_a_reason_to_wait(own_cluster: RunningCluster) -> None:
+    """Here one that has taken over: it has loaded what its primary had."""
+    cluster = own_cluster
+    write_coordinators(cluster, [b"worker"])
+    cluster.kill(0)
+    cluster.replace_primary(0)
+    report = Sweep(Options(address=parse(cluster.url), engine="python", restart_grace_s=3_600)).run()
+    assert "so it is left alone for 3600 s" in str(report.skipped)

@@ -10,7 +10,7 @@ from cleanup_tasks.rules import keys
 from demo.clusters import PRIMARIES
 from demo.dataset import KEYS_EACH
 from tests.support.clusters import Interrupted, RunningCluster, renew, sweep, write_coordinators
-from tests.support.sweeping import THRESHOLD_S, clean, new_report
+from tests.support.sweeping import NOTES, THRESHOLD_S, clean, new_report
 
 
 def write_orphans(cluster: RunningCluster, coordinators: list[bytes]) -> set[bytes]:
@@ -35,10 +35,10 @@ def test_reaped_at_the_second_sighting(cluster: RunningCluster, name: EngineName
     orphans = write_orphans(cluster, [b"o%d" % number for number in range(300)])
     first = sweep(cluster, name, orphans="reap")
     assert (first.orphaned_coordinators_found, first.keys_deleted) == (300, 0)
-    assert cluster.keys() == active | orphans | {keys.SIGHTINGS}
+    assert cluster.keys() == active | orphans | NOTES
     age_notes(cluster)
     announced = sweep(cluster, name, orphans="reap", dry_run=True)
-    assert cluster.keys() == active | orphans | {keys.SIGHTINGS}
+    assert cluster.keys() == active | orphans | NOTES
     report = sweep(cluster, name, orphans="reap")
     for seen in (announced, report):
         assert (seen.orphaned_coordinators_reaped, seen.orphan_keys_deleted) == (300, 300 * (KEYS_EACH - 1))
@@ -57,7 +57,7 @@ def test_one_that_beats_again_loses_nothing(cluster: RunningCluster, name: Engin
         clean(servers, engine, report, orphans="reap")
     assert report.orphaned_coordinators_reaped == 1
     left = {key for key in orphans if b"a" in key.split(b":")[2:]}
-    assert cluster.keys() - {keys.SIGHTINGS} == left | {keys.heartbeat(b"a")}
+    assert cluster.keys() - NOTES == left | {keys.heartbeat(b"a")}
 
 
 def test_nobody_is_an_orphan_while_a_primary_is_out_of_sight(

@@ -10,7 +10,7 @@ from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from tests.support.clusters import RunningCluster
-from tests.support.sweeping import clean, new_report
+from tests.support.sweeping import NOTES, clean, new_report
 from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
 
 #: Which request of a sweep; such a world takes about sixty.
@@ -40,7 +40,7 @@ def swept(cluster: RunningCluster, name: EngineName) -> Report:
 
 def related_keys(cluster: RunningCluster) -> set[bytes]:
     """All keys but the sightings."""
-    return cluster.keys() - {keys.SIGHTINGS}
+    return cluster.keys() - NOTES
 
 
 @random_worlds

@@ -27,9 +27,10 @@ PAGES = -(-COORDINATORS * KEYS_EACH // LIMITS.scan_count)
 #: Heartbeats are read in lots, each with the server's time, and the activities of the stale among them.
 LOTS = -(-COORDINATORS // LIMITS.read_keys)
 #: A pass for the heartbeats; whether there are sightings of orphans.
-LOOKING = Counter({"scan": PAGES, "time": 2 * LOTS, "getrange": COORDINATORS, "exists": 1})
+#: With what the sweep before has noted, and two looks at the clock.
+LOOKING = Counter({"scan": PAGES, "time": 2 * LOTS + 2, "getrange": COORDINATORS, "exists": 1, "get": 1})
 #: Related keys, whose messages are as old as it is now.
-COLLECTING = Counter({"scan": PAGES, "time": 1})
+COLLECTING = Counter({"scan": PAGES, "time": 2})
 #: The activities of those that are stale.
 ACTIVITIES = Counter({"getrange": STALE})
 #: Per batch; what a script calls counts too.

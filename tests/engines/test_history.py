@@ -16,7 +16,7 @@ from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from tests.support.naive import owned_by
-from tests.support.sweeping import THRESHOLD_S, NamedEngine, all_keys, sweep
+from tests.support.sweeping import NOTES, THRESHOLD_S, NamedEngine, all_keys, sweep
 
 IDS = [b"a", b"b", b"a:1", b"1", b"init"]
 ID = st.sampled_from(IDS)
@@ -92,7 +92,7 @@ class Fleet:
         before = all_keys(self.client)
         now_ms = server_time_ms(self.client)
         report = sweep(self.client, self.engine, orphans=orphans)
-        gone = before - all_keys(self.client) - {keys.SIGHTINGS}
+        gone = before - all_keys(self.client) - NOTES
         assert report.keys_deleted == len(gone)
         beating = set(keys.ids_of_heartbeats(key for key in before if key.startswith(keys.HEARTBEAT)))
         working = {id_ for id_ in IDS if keys.activity(id_) in before}

@@ -16,7 +16,7 @@ from cleanup_tasks.servers.url import Address
 from cleanup_tasks.sweep.explanation import Explanation
 from cleanup_tasks.sweep.options import Options, OrphansMode
 from demo.servers import Server
-from tests.support.sweeping import all_keys, clean, digest, new_report
+from tests.support.sweeping import NOTES, all_keys, clean, digest, new_report
 from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
 
 ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
@@ -50,7 +50,7 @@ def swept(client: Redis, by: str, *, dry_run: bool = False) -> Report:
 
 def related_keys(client: Redis) -> set[bytes]:
     """All keys but the sightings."""
-    return all_keys(client) - {keys.SIGHTINGS}
+    return all_keys(client) - NOTES
 
 
 @BOTH

@@ -1,10 +1,15 @@
 """A TCP proxy in front of a server, which tests use to break a connection just where it hurts."""
 
 import contextlib
+import re
 import socket
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
+
+#: The beginning of the answer to TIME: the seconds, and then the microseconds.
+_TIME = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n")
 
 
 class Proxy:
@@ -22,6 +27,8 @@ class Proxy:
         self.refusing = False
         #: Seconds between one byte of an answer and the next, where answers drip.
         self.drip_s = 0.0
+        #: Seconds by which the server's clock seems to have been set forward.
+        self.ahead_s = 0
         #: Connections that were refused or cut.
         self.broken = 0
         self._sockets: set[socket.socket] = set()
@@ -34,6 +41,17 @@ class Proxy:
         With `hold` the client gets neither an answer nor an end.
         """
         self._word, self._left, self._hold = word, occurrence, hold
+
+    @contextlib.contextmanager
+    def partition(self) -> Iterator[None]:
+        """Let nobody through for the length of a with block."""
+        self.refusing = True
+        for connection in list(self._sockets):
+            self._hang_up(connection)
+        try:
+            yield
+        finally:
+            self.refusing = False
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -77,10 +95,13 @@ class Proxy:
         with contextlib.suppress(OSError), outbound:
             while data := outbound.recv(65536):
                 if inbound in self._sockets and not self.drip_s:
-                    inbound.sendall(data)
+                    inbound.sendall(_TIME.sub(self._set_forward, data))
                 elif inbound in self._sockets:
                     self._drip(inbound, data)
         self._hang_up(inbound)
+
+    def _set_forward(self, time: re.Match[bytes]) -> bytes:
+        return b"*2\r\n$10\r\n%d\r\n" % (int(time[1]) + self.ahead_s)
 
     def _drip(self, inbound: socket.socket, data: bytes) -> None:
         for byte in data:

@@ -23,6 +23,8 @@ from cleanup_tasks.sweep.options import Options, Progress, no_progress
 from demo.dataset import keys_of
 
 THRESHOLD_S = 600
+#: What a sweep that reaps orphans leaves for the next one.
+NOTES = {keys.SIGHTINGS, keys.HOLD}
 
 
 class NamedEngine(Engine, Protocol):
@@ -39,9 +41,15 @@ def new_report(engine: EngineName, *, dry_run: bool = False, threshold_s: int = 
 def clean(
     servers: Topology, engine: Engine, report: Report, *, progress: Progress = no_progress, **options: Any
 ) -> None:
-    """The work of a sweep, without lock, log and metrics; `report` says what was done."""
+    """The work of a sweep, without lock, log and metrics; `report` says what was done.
+
+    That nobody is alive does not hold it, unless `options` say so.
+    """
     given = Options(
-        address=Address(), dry_run=report.dry_run, threshold_s=report.stale_threshold_seconds, **options
+        address=Address(),
+        dry_run=report.dry_run,
+        threshold_s=report.stale_threshold_seconds,
+        **{"hold_percent": 0, **options},
     )
     Cleaner(servers, engine, given, report, progress).run()
 

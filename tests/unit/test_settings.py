@@ -223,8 +223,10 @@ def test_an_argument_wins_over_its_setting(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_inputs_of_a_sweep_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "COORDINATION_REDIS_URL": "redis://u:p@h:7000/2",
+        "CLEANUP_HOLD_PERCENT": "50",
         "CLEANUP_INTERVAL_SECONDS": "60",
         "CLEANUP_MAX_REPORTED_IDS": "7",
+        "CLEANUP_RESTART_GRACE_SECONDS": "5",
         "CLEANUP_LOG_FILE": "/tmp/x.log",  # noqa: S108, nothing is written
         "CLEANUP_LOG_FORMAT": "json",
     }.items():
@@ -236,6 +238,8 @@ def test_the_inputs_of_a_sweep_come_from_the_settings(monkeypatch: pytest.Monkey
         address=parse("redis://u:p@h:7000/2"),
         tls=settings.tls,
         orphans="report",
+        hold_percent=50,
+        restart_grace_s=5,
         interval_s=60,
         max_named=7,
         log_path=settings.log_path,

@@ -154,9 +154,12 @@ def shared_worker(
     """A worker for all tests that need one, and a broker that is its own."""
     with shared_server.client() as client:
         make_user(client)
-    url = {"COORDINATION_REDIS_URL": f"redis://{USER}:p@127.0.0.1:{shared_server.port}/0"}
+    settings = {
+        "COORDINATION_REDIS_URL": f"redis://{USER}:p@127.0.0.1:{shared_server.port}/0",
+        "CLEANUP_HOLD_PERCENT": "0",
+    }
     folder = tmp_path_factory.mktemp("metrics")
-    with running_server() as broker, fleet(shared_server, broker, folder, url) as running:
+    with running_server() as broker, fleet(shared_server, broker, folder, settings) as running:
         yield running, running.stack.start_worker()
     with shared_server.client() as client:
         client.acl_deluser(USER)

@@ -149,7 +149,7 @@ def test_dry_run(fleet: Redis) -> None:
 
 
 def test_threshold(fleet: Redis) -> None:
-    metrics = cleanup.delay(stale_threshold_seconds=30).get(timeout=30)
+    metrics = cleanup.delay(stale_threshold_seconds=30, force=True).get(timeout=30)
     assert (metrics["staleCoordinatorsFound"], metrics["staleThresholdSeconds"]) == (STALE + ACTIVE, 30)
     assert fleet.dbsize() == 0
 
@@ -414,3 +414,17 @@ def test_retries_end(in_vain: AsyncResult) -> None:
     with pytest.raises(ConnectionError):
         in_vain.get(timeout=60)
     assert (in_vain.retries, in_vain.queue) == (3, "in-vain")
+
+
+def test_where_nobody_seems_to_be_alive_nothing_goes(fleet: Redis) -> None:
+    fleet.delete(*(keys.heartbeat(b"active-coordinator-%d" % number) for number in range(ACTIVE)))
+    held = cleanup.delay().get(timeout=30)
+    assert (held["held"], held["keysDeleted"], held["complete"]) == (
+        f"nobody beats, and {STALE} look dead",
+        0,
+        False,
+    )
+    assert held["heldUntilMs"] - held["heldSinceMs"] == 600_000
+    forced = cleanup.delay(force=True).get(timeout=30)
+    assert (forced["held"], forced["keysDeleted"], forced["complete"]) == (None, DOOMED, True)
+    assert not fleet.exists(keys.HOLD)

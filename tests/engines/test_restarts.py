@@ -1,0 +1,97 @@
+"""A server that came up with old data, or took over from another, a moment ago is left alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.servers import acl, restarts
+from cleanup_tasks.servers.url import parse
+from cleanup_tasks.sweep import grace
+from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.sweep import Sweep
+from demo.dataset import KEYS_EACH, STALE_AGE_MS, write_coordinators
+from demo.servers import Server, running_server, stop, wait_until
+
+pytestmark = pytest.mark.every_server
+
+
+@pytest.fixture(autouse=True)
+def _new_process() -> Iterator[None]:
+    """What a process remembers of the servers it has swept is of one test."""
+    restarts._primaries.clear()
+    grace._warn_once.cache_clear()
+    yield
+    restarts._primaries.clear()
+
+
+def swept(server: Server, **options: Any) -> Report:
+    return Sweep(Options(address=parse(options.pop("url", server.url)), **options)).run()
+
+
+@pytest.mark.parametrize("config", [(), ("--appendonly", "yes")], ids=["snapshot", "append-only file"])
+def test_one_that_came_up_with_data(server: Server, tmp_path: Path, config: tuple[str, ...]) -> None:
+    binary = str(server.process.args[0])  # type: ignore[index]
+    first = Server(binary, tmp_path, *config)
+    try:
+        first.wait()
+        with first.client() as client:
+            # One that started empty is swept at once, though its data is old
+            write_coordinators(client, [b"a", b"b"], STALE_AGE_MS)
+            assert swept(first, dry_run=True).keys_deleted == 2 * KEYS_EACH
+            if not config:
+                client.save()
+    finally:
+        stop(first.process)
+    second = Server(binary, tmp_path, *config)
+    try:
+        second.wait()
+        for dry_run in (True, False):
+            report = swept(second, dry_run=dry_run)
+            assert "with earlier data, so it is left alone for 60 s" in str(report.skipped)
+            assert (report.complete, report.keys_deleted) == (False, 0)
+        # Then it is swept once the grace is over, there is none, or somebody says so
+        with second.client() as client:
+            wait_until(lambda: client.info()["uptime_in_seconds"] >= 1, "the grace is over")
+        assert swept(second, dry_run=True, restart_grace_s=1).complete
+        assert swept(second, dry_run=True, restart_grace_s=0).complete
+        assert swept(second, force=True).keys_deleted == 2 * KEYS_EACH
+    finally:
+        stop(second.process)
+
+
+def test_one_that_has_taken_over(server: Server, client: Redis) -> None:
+    write_coordinators(client, [b"a"], STALE_AGE_MS)
+    client.config_set("repl-diskless-sync-delay", 0)
+    binary = str(server.process.args[0])  # type: ignore[index]
+    with (
+        running_server("--replicaof", "127.0.0.1", str(server.port), binary=binary) as other,
+        other.client() as replica,
+    ):
+        wait_until(lambda: replica.info()["master_link_status"] == "up", "it is in step")
+        # Given that this process has swept the one before, and the other has been up for long
+        assert swept(server, dry_run=True).complete
+        replica.replicaof("NO", "ONE")
+        wait_until(lambda: replica.info()["uptime_in_seconds"] >= 2, "it has been up for long enough")
+        for _sweep in range(2):
+            report = swept(other, restart_grace_s=2)
+            assert "has taken over from another just now" in str(report.skipped)
+        wait_until(lambda: swept(other, restart_grace_s=2).complete, "the grace is over")
+
+
+def test_info_that_is_refused_is_told_once(
+    server: Server, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_coordinators(client, [b"a"], STALE_AGE_MS)
+    rules = acl.rules().replace("+info", "").split()
+    client.execute_command("ACL", "SETUSER", "cleanup", "reset", "on", ">p", *rules)  # type: ignore[no-untyped-call]
+    url = f"redis://cleanup:p@127.0.0.1:{server.port}/0"
+    assert swept(server, url=url, dry_run=True).complete
+    assert swept(server, url=url).keys_deleted == KEYS_EACH
+    assert (
+        caplog.text.count("INFO is refused, so a server that came up a moment ago is swept as any other") == 1
+    )
+    client.acl_deluser("cleanup")
