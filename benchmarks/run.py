@@ -30,6 +30,8 @@ def execute(way: Way, place: Place, url: str) -> tuple[Run, float]:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     environment |= {"COORDINATION_REDIS_URL": url, "CLEANUP_LOG_FILE": "", "BENCH_PORTS": str(place.ports)}
+    # some data sets have nobody who is alive, and servers have just come up
+    environment |= {"CLEANUP_HOLD_PERCENT": "0", "CLEANUP_RESTART_GRACE_SECONDS": "0"}
     command = [sys.executable, "-m", *way.words]
     started_s = time.perf_counter()
     with subprocess.Popen(command, cwd=way.checkout, env=environment, stdout=subprocess.PIPE) as process:

@@ -130,6 +130,7 @@ class Cleaner:
         try:
             if options.orphans == "reap" and self._servers.failure is None:
                 sightings.read()
+                self._report.revived_coordinators += sightings.protect_returned(fleet)
                 sightings.add_due(fleet, self._servers, self._now_ms())
                 return sightings
             if not options.dry_run:

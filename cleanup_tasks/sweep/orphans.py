@@ -48,6 +48,15 @@ class Sightings:
         scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
         self._sighted = {id_: seen_ms for id_, seen_ms in scanned if seen_ms.isdigit()}
 
+    def protect_returned(self, fleet: Fleet) -> int:
+        """Protect the stale that had no heartbeat when they were sighted; returns how many they are.
+
+        Somebody has written it since, whatever its clock says.
+        """
+        returned = [id_ for id_ in self._sighted if fleet.coordinators.get(id_)]
+        fleet.protect(returned)
+        return len(returned)
+
     def add_due(self, fleet: Fleet, servers: Topology, now_ms: int) -> None:
         """Add to the fleet those that were sighted long enough ago and still give no sign of life."""
         ids = [

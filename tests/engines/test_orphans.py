@@ -384,3 +384,18 @@ def test_a_due_orphan_of_which_only_a_message_with_a_stranger_is_left(
     report = sweep(client, engine, orphans="reap")
     assert report.orphaned_coordinators_found == 2
     assert client.exists(record) == (not goes)
+
+
+def test_a_heartbeat_that_was_not_there_at_the_sighting_is_a_sign_of_life(
+    client: Redis, engine: NamedEngine
+) -> None:
+    """Also one of a clock that is behind."""
+    write_orphans(client, b"a")
+    ripen(client, engine)
+    write_heartbeat(client, b"a", "stale")
+    write_stale(client, b"another")
+    report = sweep(client, engine, orphans="reap")
+    assert (report.keys_deleted, report.revived_coordinators, report.complete) == (KEYS_EACH, 1, True)
+    assert all_keys(client) == set(keys_of(b"a"))
+    # and when it is not written again, it counts as any other
+    assert sweep(client, engine, orphans="reap").keys_deleted == KEYS_EACH

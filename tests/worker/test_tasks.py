@@ -215,7 +215,7 @@ def test_the_fallback_takes_over_where_scripting_is_refused(fleet: Redis) -> Non
 def test_the_hand_over_keeps_the_arguments_and_the_message(fleet: Redis, stack: Stack) -> None:
     acl(fleet, "-evalsha")
     result = cleanup.apply_async(
-        kwargs={"dry_run": True, "stale_threshold_seconds": 30},
+        kwargs={"dry_run": True, "stale_threshold_seconds": 30, "force": True},
         expires=50,
         soft_time_limit=40,
         time_limit=45,
@@ -224,7 +224,7 @@ def test_the_hand_over_keeps_the_arguments_and_the_message(fleet: Redis, stack: 
     metrics = result.get(timeout=30)
     assert (metrics["dryRun"], metrics["implementation"]) == (True, "python")
     assert (metrics["keysDeleted"], metrics["staleThresholdSeconds"]) == (DOOMED + KEPT, 30)
-    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30}
+    assert result.kwargs == {"dry_run": True, "stale_threshold_seconds": 30, "force": True}
     assert result.queue == "cleanup"
     assert fleet.dbsize() == DOOMED + KEPT
     wait_until(lambda: result.children, "the link is there")
