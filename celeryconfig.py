@@ -7,9 +7,9 @@ import json
 
 from kombu import Exchange, Queue
 
-from cleanup_tasks.broker import CelerySettings
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.schedule import beat_entries, time_limits
-from cleanup_tasks.targets import intervals
 
 _settings = CelerySettings.read()
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from celery import signals
 
-from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.settings import BeatSettings
-from cleanup_tasks.targets import intervals
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.settings import BeatSettings
+from cleanup_tasks.configuration.targets import intervals
 
 #: Intervals that may pass without a tick.
 PATIENCE = 2

@@ -10,10 +10,10 @@ from celery.app.routes import MapRoute
 from celery.app.routes import prepare as prepared_routes
 from kombu.utils.functional import maybe_list
 
-from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.schedule import CLEANUP, beat_entries, time_limits
-from cleanup_tasks.targets import intervals
 
 MODULE = "cleanup_tasks.tasks"
 TASKS = (CLEANUP, "cleanup_tasks.cleanup_fallback")

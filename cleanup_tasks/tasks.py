@@ -14,8 +14,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tasks does
-from cleanup_tasks.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.attempt import Attempt
+from cleanup_tasks.configuration.arguments import Arguments, check_arguments, options_of
+from cleanup_tasks.configuration.targets import settings_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.reporting.log import about, logger
@@ -25,7 +26,6 @@ from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
 from cleanup_tasks.sweep.options import REQUESTED
 from cleanup_tasks.sweep.sweep import Sweep
-from cleanup_tasks.targets import settings_of
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)

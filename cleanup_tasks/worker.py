@@ -6,14 +6,14 @@ from typing import Any
 from celery import signals
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
-from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.misspelt import warn_of_unknown_variables
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.misspelt import warn_of_unknown_variables
+from cleanup_tasks.configuration.settings import MetricsSettings
+from cleanup_tasks.configuration.targets import all_settings, intervals
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import MetricsSettings
-from cleanup_tasks.targets import all_settings, intervals
 
 ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from cleanup_tasks import targets
+from cleanup_tasks.configuration import targets
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.reporting.log import logger

@@ -8,7 +8,6 @@ from typing import get_args
 import click
 from rich.console import Console
 
-from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.cli.explain import explain
 from cleanup_tasks.cli.listing import Found, find, listing
 from cleanup_tasks.cli.options import (
@@ -27,7 +26,8 @@ from cleanup_tasks.cli.stopping import Stopping
 from cleanup_tasks.cli.streams import failure_of_stdout
 from cleanup_tasks.cli.summary import summary
 from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION, Ended, exit_status, sweep_each
-from cleanup_tasks.misspelt import warn_of_unknown_variables
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.misspelt import warn_of_unknown_variables
 from cleanup_tasks.reporting.durations import EXAMPLES, in_words
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.metrics import METRICS

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from cleanup_tasks.cli.overview import table_of
 from cleanup_tasks.cli.sweeping import SIDE_BY_SIDE
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import version_of
 from cleanup_tasks.servers.hints import explained
 from cleanup_tasks.servers.topology import servers_at
-from cleanup_tasks.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.settings import ConfigSettings, Settings, load_settings
 from cleanup_tasks.reporting.durations import in_words, read_seconds
 from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.servers import url
-from cleanup_tasks.settings import ConfigSettings, Settings, load_settings
 
 MAX_SECONDS = 999_999_999
 

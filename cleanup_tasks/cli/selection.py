@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from cleanup_tasks.environment import not_known
+from cleanup_tasks.configuration.environment import not_known
+from cleanup_tasks.configuration.settings import Settings, load_settings
+from cleanup_tasks.configuration.targets import all_settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import Settings, load_settings
-from cleanup_tasks.targets import all_settings
 
 
 def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> dict[str, Settings]:

@@ -16,8 +16,8 @@ from celery import Celery
 from pydantic import SecretStr
 from redis import Redis
 
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.servers.client import CLIENT_NAME
-from cleanup_tasks.settings import Settings
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.servers import wait_until
 from demo.stack import ROOT

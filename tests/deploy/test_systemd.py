@@ -12,7 +12,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from cleanup_tasks.settings import MetricsSettings
+from cleanup_tasks.configuration.settings import MetricsSettings
 from demo.servers import Server, free_port, stop, wait_until
 from demo.stack import ROOT
 

@@ -7,10 +7,10 @@ import pytest
 from celery import Celery
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
-from cleanup_tasks import targets
-from cleanup_tasks.broker import CelerySettings
-from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.settings import Settings, load_settings
+from cleanup_tasks.configuration import targets
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.settings import Settings, load_settings
 
 SECRET = "hunter2"
 PROVIDER = UsernamePasswordCredentialProvider("u", SECRET)

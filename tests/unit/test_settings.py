@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from cleanup_tasks.arguments import Arguments, check_arguments, options_of
-from cleanup_tasks.broker import CelerySettings
-from cleanup_tasks.environment import Environment, InvalidSettings
-from cleanup_tasks.reporting.report import PreviousAttempts
-from cleanup_tasks.servers.url import parse
-from cleanup_tasks.settings import (
+from cleanup_tasks.configuration.arguments import Arguments, check_arguments, options_of
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.environment import Environment, InvalidSettings
+from cleanup_tasks.configuration.settings import (
     BeatSettings,
     IntervalSettings,
     MetricsSettings,
     Settings,
     load_settings,
 )
+from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep.options import Options
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from redis import CredentialProvider
 
-from cleanup_tasks import targets
-from cleanup_tasks.arguments import check_arguments, options_of
-from cleanup_tasks.environment import InvalidSettings
-from cleanup_tasks.misspelt import unknown_variables
+from cleanup_tasks.configuration import targets
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.misspelt import unknown_variables
 
 URL = "COORDINATION_REDIS_URL"
 

@@ -5,11 +5,11 @@ import re
 import pytest
 from pydantic import SecretStr
 
-from cleanup_tasks.broker import CelerySettings
 from cleanup_tasks.celery import app
-from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.servers.url import EXAMPLES, Address, Layout, parse
-from cleanup_tasks.settings import load_settings
 
 SECRET = "hunter2"
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from cleanup_tasks.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
-from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import fleet

@@ -13,11 +13,11 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from cleanup_tasks.arguments import check_arguments, options_of
 from cleanup_tasks.cli.stopping import Stopped, Stopping
 from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.rules import keys
-from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.cleaner import Cleaner
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, wait_until

@@ -9,12 +9,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from cleanup_tasks.arguments import check_arguments, options_of
-from cleanup_tasks.environment import InvalidSettings
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.environment import InvalidSettings
+from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
-from cleanup_tasks.settings import load_settings
 from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import Server, free_port, running_server, wait_until

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from cleanup_tasks import targets
-from cleanup_tasks.environment import faults, not_known
+from cleanup_tasks.configuration import targets
+from cleanup_tasks.configuration.environment import faults, not_known
+from cleanup_tasks.configuration.settings import ORPHANS, SECONDS, Seconds, Settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import ORPHANS, SECONDS, Seconds, Settings
 from cleanup_tasks.sweep.options import Options, OrphansMode
 
 

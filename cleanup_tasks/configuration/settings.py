@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator, model_validator
 
-from cleanup_tasks.environment import Environment, SecretFile
+from cleanup_tasks.configuration.environment import Environment, SecretFile
 from cleanup_tasks.servers import url
 from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.credentials import credential_provider

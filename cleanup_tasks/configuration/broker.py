@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from cleanup_tasks.environment import Environment
+from cleanup_tasks.configuration.environment import Environment
 
 #: URLs that only the coordination Redis may have.
 _OUR_SCHEME = re.compile(r"(redis|valkey)s?\+(cluster|sentinel):|valkeys?:", re.IGNORECASE)

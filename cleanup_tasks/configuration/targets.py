@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from cleanup_tasks.environment import Environment, InvalidSettings, faults, not_known
+from cleanup_tasks.configuration.environment import Environment, InvalidSettings, faults, not_known
+from cleanup_tasks.configuration.settings import ConfigSettings, IntervalSettings, LogSettings, Settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.settings import ConfigSettings, IntervalSettings, LogSettings, Settings
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
 NAMES = "a target's name has 1 to 40 small letters, digits and hyphens"

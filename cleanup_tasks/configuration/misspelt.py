@@ -3,9 +3,9 @@
 import os
 import re
 
-from cleanup_tasks.environment import Environment, not_known
+from cleanup_tasks.configuration.environment import Environment, not_known
+from cleanup_tasks.configuration.targets import OPTIONS
 from cleanup_tasks.reporting.log import logger
-from cleanup_tasks.targets import OPTIONS
 
 PREFIXES = ("CLEANUP_", "COORDINATION_REDIS_")
 #: What Kubernetes puts into every container for a service whose name begins like ours.
