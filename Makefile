@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --constraint
 
 .PHONY: help demo up cleanup dry-run test test-unit test-servers test-pythons test-lowest \
-	lint bench pictures manifests clean
+	soak lint bench pictures manifests clean
 
 help:  ## Show this list.
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with t
 # Old libraries warn about each other.
 test-lowest: .venv-lowest/test  ## Run the tests with the lowest version of each dependency.
 	.venv-lowest/bin/python -m pytest -W default tests/unit tests/engines tests/worker
+
+soak: .venv/test  ## Let a fleet live and die while it is swept; MINUTES=60.
+	@$(BIN)/python -m tests.churn --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/test  ## Check style and types by ruff and mypy.
 	$(BIN)/ruff check .

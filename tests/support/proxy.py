@@ -53,6 +53,9 @@ class Proxy:
         finally:
             self.refusing = False
 
+    def pass_on(self, request: bytes) -> None:
+        """Called before a client's bytes are sent on; to raise OSError cuts the connection."""
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -61,7 +64,11 @@ class Proxy:
                     self.broken += 1
                     inbound.close()
                     continue
-                outbound = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    outbound = socket.create_connection(("127.0.0.1", self._target))
+                except ConnectionRefusedError:  # the server is gone
+                    inbound.close()
+                    continue
                 self._sockets |= {inbound, outbound}
                 threading.Thread(target=self._requests, args=(inbound, outbound), daemon=True).start()
                 threading.Thread(target=self._answers, args=(outbound, inbound), daemon=True).start()
@@ -75,6 +82,7 @@ class Proxy:
                         self.broken += 1
                         self._cut(inbound, outbound, data)
                         continue
+                self.pass_on(data)
                 outbound.sendall(data)
         self._hang_up(outbound)
 
