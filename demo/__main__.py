@@ -19,6 +19,8 @@ from demo.servers import running_server, wait_until
 TOTAL, ACTIVE = 10_000, 100
 DEAD_KEYS, LIVING_KEYS = (TOTAL - ACTIVE) * KEYS_EACH, ACTIVE * KEYS_EACH
 INTERVAL_S = 3
+#: What the sweep of these may take at most.
+LIMIT_S = 5
 
 
 def check(what: str, seen: object, expected: object) -> None:
@@ -89,6 +91,10 @@ def by_beat(running: Fleet, client: Redis) -> None:
     console.print(f"\nTask {result.name}, {result.state}. Its result, as Celery stored it:")
     show(metrics)
     check("keysDeleted", metrics["keysDeleted"], DEAD_KEYS)
+    took_s = metrics["executionTimeMs"] / 1000
+    if took_s >= LIMIT_S:
+        raise NotAsExpected(f"less than {LIMIT_S} seconds: it took {took_s:.2f} s")
+    done(f"less than {LIMIT_S} seconds: {took_s:.2f} s")
     check("implementation", metrics["implementation"], "lua")
     check("keys of the living that are still there", count_keys(client), LIVING_KEYS)
 

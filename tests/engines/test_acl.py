@@ -214,8 +214,8 @@ def test_a_dry_run_says_that_it_looks_at_a_replica(
     assert "replica" in caplog.text
 
 
-def test_the_readme_names_the_smallest_user() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert f"ACL SETUSER cleanup on >password {acl.rules()}\n" in readme
+def test_the_documentation_names_the_smallest_user() -> None:
+    page = " ".join((ROOT / "docs" / "connecting.md").read_text().split())
+    assert f"ACL SETUSER cleanup on >password {acl.rules()} `" in page
     for more in (acl.ORPHANS, acl.DATABASE, acl.CLUSTER):
-        assert f"`{' '.join(f'+{command}' for command in more)}`" in readme
+        assert f"`{' '.join(f'+{command}' for command in more)}`" in page

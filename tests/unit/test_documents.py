@@ -1,0 +1,195 @@
+"""What the documentation says of settings, reports, figures and itself is so."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from cleanup_tasks.cli.options import EXIT_STATUSES
+from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.environment import Environment
+from cleanup_tasks.configuration.settings import BeatSettings, ConfigSettings, MetricsSettings, Settings
+from cleanup_tasks.configuration.targets import OPTIONS
+from cleanup_tasks.reporting.metrics import OUTCOMES, REGISTRY
+from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules import keys
+from demo.stack import ROOT
+from tests.support.markdown import PAGES, anchors, blocks, links, rows, section, text_of
+
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PERFORMANCE = DOCS / "performance.md"
+#: Language -> the test that has its blocks.
+LANGUAGES = {
+    "sh": "tests/deploy/test_snippets.py",
+    "python": "tests/deploy/test_snippets.py",
+    "toml": "tests/deploy/test_snippets.py",
+    "crontab": "tests/deploy/test_snippets.py",
+    "redis": "tests/deploy/test_snippets.py",
+    "text": "tests/deploy/test_snippets.py",
+    "dotenv": "tests/deploy/test_operations.py",
+}
+#: Each line of README on speed, and the sentences of performance.md that its figures are from.
+SPEED = [
+    (
+        "- **{0} coordinators, {1} of them dead:** the Lua engine deletes their {2} keys in {3} seconds, "
+        "and the Python engine in {4} seconds.",
+        r"There are (\S+) coordinators, and (\S+) of them are stale\..*?These are (\S+) keys\."
+        r".*?The Lua engine takes (\S+) seconds\..*?The Python engine takes (\S+) seconds\.",
+    ),
+    (
+        "- **Meanwhile**, 99 of 100 answers to another client arrive within {0} milliseconds. Without a "
+        "cleanup, they arrive within {1} milliseconds.",
+        r"With the Lua engine, 99 of 100 answers arrive within (\S+) milliseconds\."
+        r".*?Without a sweep, 99 of 100 answers arrive within (\S+) milliseconds\.",
+    ),
+    (
+        "- **Memory:** with {0} coordinators, the worker needs {1} MB.",
+        r"the worker needs \S+ MB\. With (\S+) coordinators, it needs (\S+) MB\.",
+    ),
+]
+
+
+def uses(use: type[Environment]) -> list[type[Environment]]:
+    """A model of settings, and all that are made of it."""
+    return [use, *(more for narrower in use.__subclasses__() for more in uses(narrower))]
+
+
+def spelled(default: Any) -> str:
+    """A default, as the table has it."""
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    if default in (None, "", PydanticUndefined):
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_every_setting_is_in_one_table_as_it_is() -> None:
+    told = [row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 4]
+    fields = {name: field for use in uses(Environment) for name, field in use.model_fields.items()}
+    assert sorted(row[0] for row in told) == sorted(f"`{name.upper()}`" for name in fields)
+    for variable, accepted, default, _ in told:
+        field = fields[variable.strip("`").lower()]
+        assert accepted == field.description, variable
+        assert default == spelled(field.default), variable
+
+
+@pytest.mark.parametrize("use", [Settings, CelerySettings, MetricsSettings, BeatSettings, ConfigSettings])
+def test_every_example_is_accepted(
+    use: type[Environment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLEANUP_LOG_FILE")
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    file = tmp_path / "file"
+    file.write_text("redis://host")
+    tried = 0
+    for name, _, _, example in (
+        row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 4
+    ):
+        setting = name.strip("`").lower()
+        if setting in use.model_fields and setting != "coordination_redis_credential_provider":
+            is_file = setting.endswith(("_file", "_config")) and setting not in (
+                "cleanup_log_file",
+                "cleanup_beat_file",
+            )
+            value = str(file) if is_file else example.strip("`")
+            monkeypatch.setenv(setting.upper(), value)
+            assert getattr(use.read(), setting) != use.model_fields[setting].default, setting
+            monkeypatch.delenv(setting.upper())
+            tried += 1
+    assert tried
+
+
+def test_every_option_of_a_target_is_documented() -> None:
+    told = re.findall(r"`([a-z_]+)`", " ".join(row[0] for row in rows((DOCS / "targets.md").read_text())))
+    assert sorted(told) == sorted(OPTIONS)
+
+
+def test_every_field_of_a_report_is_documented() -> None:
+    text = section(DOCS / "reports.md", "## The task's result")
+    told = [name for row in rows(text.split("###")[0]) for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(told) == sorted(Report(stale_threshold_seconds=1).metrics())
+
+
+def test_every_metric_is_documented() -> None:
+    text = section(DOCS / "reports.md", "## Prometheus")
+    told = {name.strip("`"): kind for name, kind, _ in rows(text)}
+    kinds = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in REGISTRY.collect()
+    }
+    assert told == kinds
+    assert re.findall(r"`(\w+)`", text.partition("The outcomes are")[2].partition(" A dry run")[0]) == list(
+        OUTCOMES
+    )
+
+
+def test_the_exit_statuses_are_those_of_the_help() -> None:
+    told = rows(section(DOCS / "reports.md", "## Exit status of the command"))
+    assert [tuple(row) for row in told] == EXIT_STATUSES
+
+
+def test_every_key_is_documented() -> None:
+    families = [row[0] for row in rows(section(README, "## Which keys it touches"))]
+    prefixes = [re.match(r"`(.+?:)<", cell)[1].encode() for cell in families]  # type: ignore[index]
+    assert sorted(prefixes) == sorted(
+        [keys.HEARTBEAT, keys.ACTIVITY, keys.SIGNAL, keys.ACK, keys.IDEMPOTENCY]
+    )
+    ours = {row[0].strip("`").encode() for row in rows(section(DOCS / "safety.md", "## Its own keys"))}
+    assert ours == {keys.LOCK, keys.COOLDOWN, keys.HOLD, keys.SIGHTINGS}
+
+
+def test_the_readme_has_the_figures_of_the_benchmark() -> None:
+    measured = " ".join(PERFORMANCE.read_text().partition("## Plots")[0].split())
+    told = " ".join(section(README, "## How fast it is").split())
+    for line, pattern in SPEED:
+        found = re.search(pattern, measured)
+        assert found, pattern
+        assert line.format(*found.groups()) in told
+
+
+def test_every_table_of_contents_is_complete() -> None:
+    for name in ("README.md", "docs/operations.md", "docs/safety.md"):
+        headings = re.findall(r"^## (.+)$", text_of(ROOT / name), re.MULTILINE)
+        listed = re.findall(r"^- \[(.+)\]\(#.+\)$", (ROOT / name).read_text(), re.MULTILINE)
+        assert listed == headings
+    readme = links(README)
+    assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= set(readme)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_runbook_leads_somewhere() -> None:
+    for rules in (ROOT / "deploy").rglob("alerts*.y*ml"):
+        urls = re.findall(r"runbook_url: (\S+)", rules.read_text())
+        assert urls, rules
+        for url in urls:
+            file, _, anchor = url.partition("#")
+            assert anchor in anchors(ROOT / file), url
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {Path(link).name for page in PAGES for link in links(page)}
+    assert {picture.name for pattern in ("*.png", "*.svg") for picture in DOCS.glob(pattern)} <= shown
+
+
+def test_every_block_of_code_has_a_test() -> None:
+    for block in blocks():
+        assert block.language == "mermaid" or block.language in LANGUAGES, block
+        if block.language != "mermaid":
+            assert f'blocks("{block.language}")' in (ROOT / LANGUAGES[block.language]).read_text()
+        # what is to be pasted is no output
+        if block.language == "text":
+            assert not re.search(r"^[A-Z_]+=|^ACL |^\*/", block.text, re.MULTILINE), block
