@@ -16,14 +16,13 @@ from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.settings import Settings
 from demo.servers import wait_until
 from demo.stack import ROOT
-from tests.deploy.test_snippets import LINES, MACHINE
 from tests.support.compose import Compose, resolved
 from tests.support.kubernetes import KUBERNETES
-from tests.support.markdown import Block, blocks
+from tests.support.markdown import MACHINE, Block, blocks, commands
 
 pytestmark = pytest.mark.debian
 
-COMMANDS = [line for _, line in LINES if line.startswith(MACHINE)]
+COMMANDS = [line for _, line in commands() if line.startswith(MACHINE)]
 PASSWORDS = dict.fromkeys(
     ("REDIS_PASSWORD", "BROKER_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD"), "secret"
 )

@@ -27,10 +27,8 @@ from demo.dataset import ACTIVE_AGE_MS, KEYS_EACH, STALE_AGE_MS, write_acceptanc
 from demo.servers import Server, running_server
 from demo.stack import ROOT, Stack
 from demo.terminal import shown_on_a_terminal
-from tests.support.markdown import Block, blocks
+from tests.support.markdown import MACHINE, Block, blocks, commands
 
-#: How commands begin that `test_operations` runs.
-MACHINE = ("cp ", "docker ", "sudo ", "kubectl ", "promtool ", "git ")
 #: Commands that other tests run, with which test and its words.
 ELSEWHERE = {
     "make demo": ("tests/deploy/test_demo.py", 'started("demo"'),
@@ -38,8 +36,9 @@ ELSEWHERE = {
     "make test-unit": ("tests/deploy/test_makefile.py", '"test-unit"'),
     "pip install .": ("tests/deploy/test_package.py", '"pip", "install"'),
 }
-LINES = [(block, line) for block in blocks("sh") for line in block.text.splitlines()]
-PASTED = [(block, line) for block, line in LINES if not line.startswith(MACHINE) and line not in ELSEWHERE]
+PASTED = [
+    (block, line) for block, line in commands() if not line.startswith(MACHINE) and line not in ELSEWHERE
+]
 FLEET = [line for block, line in PASTED if line.startswith("celery -A cleanup_tasks")]
 COMMANDS = [
     (block, line)
@@ -59,7 +58,7 @@ def exported(block: Block) -> str:
     text = block.page.read_text().partition(block.text)[0]
     return "".join(
         f"{line}\n"
-        for each, line in LINES
+        for each, line in commands()
         if each.page == block.page and each.text in text and line.startswith("export ")
     )
 
@@ -224,7 +223,7 @@ def test_pasted_into_an_application_that_has_everything(block: Block) -> None:
 
 
 def test_the_workers_queues_are_those_of_an_application() -> None:
-    ((_, line),) = [pair for pair in PASTED if pair[1].startswith("celery -A yourapp")]
+    (line,) = (line for _, line in PASTED if line.startswith("celery ") and line not in FLEET)
     queues = shlex.split(line)[shlex.split(line).index("--queues") + 1].split(",")
     with Celery("yourapp", set_as_current=False) as app:
         assert queues == [app.conf.task_default_queue, "cleanup"]
@@ -368,4 +367,4 @@ def test_commands_for_developers_find_tests(line: str) -> None:
 def test_the_others_are_run_elsewhere(command: str) -> None:
     place, words = ELSEWHERE[command]
     assert words in (ROOT / place).read_text()
-    assert any(line == command for _, line in LINES)
+    assert any(line == command for _, line in commands())

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from demo.stack import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: How commands begin that are for a machine with Docker, systemd or Kubernetes.
+MACHINE = ("cp ", "docker ", "sudo ", "kubectl ", "promtool ", "git ")
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -27,6 +29,11 @@ def blocks(language: str | None = None) -> list[Block]:
     """All blocks, or those in a language."""
     found = (Block(page, *match) for page in PAGES for match in _FENCE.findall(page.read_text()))
     return [block for block in found if language in (None, block.language)]
+
+
+def commands() -> list[tuple[Block, str]]:
+    """Each line for a shell, with its block."""
+    return [(block, line) for block in blocks("sh") for line in block.text.splitlines()]
 
 
 def text_of(page: Path) -> str:
