@@ -22,6 +22,8 @@ from cleanup_tasks.sweep.options import Options
 
 _COLOURS = {"stale": "red", "orphaned": "yellow", "unreadable": "yellow", "active": "green"}
 
+#: Families -> what people call one key of it.
+_WORDS = {"ack": "ack", "idempotency": "record", "signal": "signal", "activity": "activity"}
 DELETE, KEEP = "delete", "keep"
 
 
@@ -40,16 +42,20 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         with servers_at(options.address, options.tls) as servers:
             servers.connect()
             connected = True
-            explained = Explanation(servers, options).explain(coordinator)
+            explanation = Explanation(servers, options)
+            explained = explanation.explain(coordinator)
     except RedisError as error:
         logger.error("%s: %s", "Explanation failed" if connected else "Redis connection failed", error)
         return ERRORS if connected else NO_CONNECTION
     if style.as_json:
         for each in explained:
-            print(json.dumps(_as_json(each)))
+            print(json.dumps({**_as_json(each), "held": explanation.held}))
         return 0
     console = Console(soft_wrap=False)
     console.print(Text.assemble(("Redis  ", "bold"), str(options.address)))
+    if explanation.held:
+        now = "nothing is deleted now, but with --force it is"
+        console.print(Text.assemble(("Held   ", "bold"), f"{explanation.held}; {now}"))
     if coordinator and not explained:
         console.print(f"Nobody is called {coordinator}, and no key is of such a coordinator.", markup=False)
     elif coordinator:
@@ -134,7 +140,9 @@ def _keys(each: Explained) -> Text:
     lines = [each.reason] if each.verdict in ("orphaned", "unreadable") else []
     for goes in (True, False):
         counted = Counter(keys.family(key.name) for key in each.keys if key.goes is goes)
-        families = ", ".join(f"{number} {family}" for family, number in counted.items())
+        families = ", ".join(
+            f"{number} {_WORDS[family]}" + ("" if number == 1 else "s") for family, number in counted.items()
+        )
         if not families:
             continue
         keeping = {id_: why for key in each.keys for id_, why in key.kept_by.items() if not goes}

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from cleanup_tasks.cli.sweeping import Ended
 from cleanup_tasks.reporting.durations import in_words
+from cleanup_tasks.reporting.log import utc
 
 DRY_RUN = "[DRY-RUN]"
 
@@ -26,7 +27,8 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
         return [*rows, ("Skipped", f"{report.skipped}; nothing was done")]
     rows += [("Checked", _checked(ended)), ("Would delete" if report.dry_run else "Deleted", _deleted(ended))]
     if report.held:
-        rows.append(("Held", report.held))
+        ends = f"goes on at {utc(report.held_until_ms)}, " if report.held_until_ms else ""
+        rows.append(("Held", f"{report.held}; {ends}or at once with --force"))
     if not (report.complete or report.held):
         steps = _number(report.cleanup_errors, "step")
         unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
@@ -37,7 +39,7 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
         )
     if report.unreadable_heartbeats:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in report.unreadable_by_reason.items())
-        rows.append(("Unreadable", f"{reasons}: kept, see --explain"))
+        rows.append(("Unreadable", f"{reasons}; kept, see --explain"))
     if report.orphaned_coordinators_found:
         rows.append(("Orphans", _orphans(ended)))
     return rows

@@ -123,19 +123,20 @@ def log_failure(why: str, *, connected: bool) -> None:
 
 
 def _log_hold(report: Report, dry: str) -> None:
-    """Why a sweep was held, when that ends, and what to do."""
-    logger.warning("%sCleanup held: %s", dry, report.held)
-    ends = f"at {_utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
-    since = _utc(report.held_since_ms)
-    logger.warning("%sHeld since %s; goes on %s30 s after somebody was seen to beat", dry, since, ends)
-    logger.warning(
-        "%sDo the coordinators reach Redis, does its clock agree with theirs? To go on at once: --force or "
-        "cleanup.delay(force=True)",
-        dry,
-    )
+    """Why a sweep was held, when that ends, and what to do; people are told by a row of the summary."""
+
+    def warn(line: str, *arguments: object) -> None:
+        logger.warning(f"%s{line}", dry, *arguments, extra=DETAIL)
+
+    warn("Cleanup held: %s", report.held)
+    ends = f"at {utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
+    warn("Held since %s; goes on %s30 s after somebody was seen to beat", utc(report.held_since_ms), ends)
+    warn("Do the coordinators reach Redis, does its clock agree with theirs?")
+    warn("To go on at once: --force or cleanup.delay(force=True)")
 
 
-def _utc(time_ms: int | None) -> str:
+def utc(time_ms: int | None) -> str:
+    """A time in ms since the epoch as people read it."""
     return datetime.fromtimestamp((time_ms or 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

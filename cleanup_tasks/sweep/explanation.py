@@ -1,7 +1,8 @@
 """What a sweep would do and why, coordinator by coordinator: it finds and collects as a sweep does."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cleanup_tasks.reporting.durations import in_words
@@ -13,6 +14,7 @@ from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Fleet
+from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.orphans import Sightings
 
@@ -68,17 +70,24 @@ class Explanation:
             servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
         self._seen: set[bytes] = set()
+        #: Why a sweep would delete nothing now, or None; known once all was explained.
+        self.held: str | None = None
 
     def explain(self, wanted: str | None = None) -> list[Explained]:
         """Everybody, or just who is shown so; raises RedisError where not all can be seen."""
         servers, fleet, threshold_s = self._servers, self._fleet, self._options.threshold_s
-        finder = Finder(servers, Report(stale_threshold_seconds=threshold_s), threshold_s, max_named=0)
-        finder.find(servers.scan(keys.HEARTBEAT_PATTERN), fleet)
+        report = Report(stale_threshold_seconds=threshold_s)
+        hold = Hold(servers, replace(self._options, dry_run=True), report, fleet)
+        hold.begin()
+        Finder(servers, report, threshold_s, max_named=0).find(servers.scan(keys.HEARTBEAT_PATTERN), fleet)
         with_heartbeat = set(fleet.coordinators)
         now_ms = servers.now_ms()
         if self._options.orphans == "reap":
             self._sightings.read()
             self._sightings.add_due(fleet, servers, now_ms)
+        with contextlib.suppress(Held):
+            hold.decide()
+        self.held = report.held
         collector = Collector(fleet, servers, now_ms, threshold_s, orphans=True)
         collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))

@@ -61,8 +61,8 @@ def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
     text = " ".join(" ".join(shown.screen).split())
     assert text.startswith(f"Redis 127.0.0.1:{server.port}, database 0 Coordinator Heartbeat Activity ")
     for row in (
-        "stale 11 min 11 min stale delete 2 ack, 1 idempotency, 1 signal, 1 activity "
-        "keep 1 idempotency, also of active (active)",
+        "stale 11 min 11 min stale delete 2 acks, 1 record, 1 signal, 1 activity "
+        "keep 1 record, also of active (active)",
         "ghost - - orphaned no heartbeat, goes with --orphans reap keep 1 signal",
         "odd - - unreadable it is not JSON",
         "1 stale, 1 orphaned, 1 unreadable, 1 active",
@@ -129,3 +129,14 @@ def test_no_redis() -> None:
     ended = run_command(f"redis://127.0.0.1:{free_port()}", "--explain")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Redis connection failed" in ended.stderr
+
+
+def test_a_hold_is_said(server: Server, client: Redis) -> None:
+    write_coordinators(client, [b"dead-%d" % number for number in range(20)], STALE_AGE_MS)
+    before = digest(client)
+    why = "nobody beats, and 20 look dead"
+    assert {line["held"] for line in explained(server).values()} == {why}
+    shown = " ".join(" ".join(run_on_terminal(server.url, "--explain").screen).split())
+    assert f"Held {why}; nothing is deleted now, but with --force it is" in shown
+    assert digest(client) == before
+    assert {line["held"] for line in explained(server, "--force").values()} == {None}

@@ -66,7 +66,7 @@ def test_what_can_be_done_about_what_stays(server: Server, client: Redis) -> Non
     write_heartbeat(client, b"odd", "unreadable")
     client.set(keys.signal(b"ghost"), "1")
     assert rows(run_on_terminal(server.url, "--dry-run").screen)[3:] == [
-        "[DRY-RUN] Unreadable 1 not_json: kept, see --explain",
+        "[DRY-RUN] Unreadable 1 not_json; kept, see --explain",
         "[DRY-RUN] Orphans 1 found: see --explain, remove with --orphans reap",
     ]
 
@@ -148,3 +148,15 @@ def test_ctrl_c_tells_what_was_done_and_leaves_nothing_of_the_bar(server: Server
     assert re.fullmatch(r"Deleted (\d+ keys of \d+ stale coordinators|nothing that is known)", shown[4])
     assert re.fullmatch(r"Unfinished \d steps? given up or without an answer; the next run goes on", shown[5])
     assert not any(bar in line for bar in BARS for line in terminal.screen)
+
+
+def test_a_hold_is_one_row_that_says_what_to_do(server: Server, client: Redis) -> None:
+    write_acceptance_data(client, 20, 0)
+    shown = run_on_terminal(server.url)
+    assert shown.process.returncode == 3
+    checked, deleted, *held = rows(shown.screen)[1:]
+    assert (checked, deleted) == ("Checked 20 coordinators in N ms: 20 stale", "Deleted nothing")
+    assert re.fullmatch(
+        r"Held nobody beats, and 20 look dead; goes on at [-0-9]+ [:0-9]+ UTC, or at once with --force",
+        " ".join(" ".join(held).split()),
+    )
