@@ -16,6 +16,16 @@ from cleanup_tasks.configuration.targets import OPTIONS
 from cleanup_tasks.reporting.metrics import OUTCOMES, REGISTRY
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
+from cleanup_tasks.rules.staleness import AHEAD_MS, MAX_BYTES
+from cleanup_tasks.schedule import time_limits
+from cleanup_tasks.servers.client import REPLY_S
+from cleanup_tasks.servers.lock import TTL_S
+from cleanup_tasks.sweep.batcher import WHOLE_KEYS
+from cleanup_tasks.sweep.fleet import MAX_COORDINATOR_BYTES, MAX_KEY_BYTES
+from cleanup_tasks.sweep.holds import FEW, MAX_NOTED, OTHERS_MS
+from cleanup_tasks.sweep.notes import TTL_S as NOTE_TTL_S
+from cleanup_tasks.sweep.orphans import MAX_SIGHTINGS, MISSED_SWEEP_S
+from cleanup_tasks.tasks import BACKOFF_S
 from demo.stack import ROOT
 from tests.support.markdown import PAGES, anchors, blocks, links, rows, section, text_of
 
@@ -194,3 +204,51 @@ def test_every_block_of_code_has_a_test() -> None:
         # what is to be pasted is no output
         if block.language == "text":
             assert not re.search(r"^[A-Z_]+=|^ACL |^\*/", block.text, re.MULTILINE), block
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    named = [row[-1].strip("`") for row in rows(section(DOCS / "safety.md", "## Faults"))]
+    assert named
+    for name in named:
+        file, _, function = name.partition("::")
+        assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(), name
+
+
+def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
+    pages = (DOCS / "safety.md", DOCS / "operations.md")
+    safety, operations = (" ".join(page.read_text().split()) for page in pages)
+    mb = (MAX_COORDINATOR_BYTES + MAX_KEY_BYTES) // 1_000_000
+    for text in (
+        f"at most about {mb} MB",
+        f"more than {keys.MAX_SEGMENTS} parts between colons",
+        f"up to {WHOLE_KEYS:,} keys",
+        f"the lock expires after {TTL_S} seconds",
+        f"| until the sweep ends; {TTL_S} seconds if it was killed |",
+        f"at least {FEW} coordinators look dead",
+        f"{OTHERS_MS // 1000} seconds after a sweep saw",
+        f"by up to {MAX_NOTED} coordinators",
+        f"at most {NOTE_TTL_S // 86_400} days and the threshold and the interval",
+        f"and {MISSED_SWEEP_S // 60} minutes, after the last sweep",
+        f"At most {MAX_SIGHTINGS:,} sightings",
+        f"{AHEAD_MS // 1000} seconds or more ahead",
+        f"more than {MAX_BYTES // 1024} KiB",
+        f"after {BACKOFF_S[0]}, {BACKOFF_S[1]} and {BACKOFF_S[2]} seconds",
+        f"given up after {REPLY_S:g} seconds",
+    ):
+        assert text in safety, text
+    limits = time_limits(Settings.model_construct().cleanup_interval_seconds)
+    assert f"At least {FEW} coordinators look dead" in operations
+    assert limits["soft_time_limit"] == 4 * 60
+    assert "that is four minutes" in operations
+
+
+def test_messages_are_quoted_as_they_are() -> None:
+    modules = (ROOT / "cleanup_tasks").rglob("*.py")
+    code = re.sub(r"\{[^{}]*\}", "N", " ".join(path.read_text() for path in modules))
+    code = re.sub(r'"\s+f?"', "", code)
+    reasons = [row[0] for row in rows(section(DOCS / "reports.md", "### Why a sweep is skipped"))]
+    symptoms = [row[0] for row in rows((DOCS / "troubleshooting.md").read_text())]
+    quoted = [text for cell in (*reasons, *symptoms) for text in re.findall("`([^`]* [^`]*)`", cell)]
+    assert len(quoted) > len(reasons)
+    for text in quoted:
+        assert re.sub(r"\d+", "N", text) in code, text
