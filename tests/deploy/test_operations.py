@@ -86,6 +86,9 @@ def test_command(command: str, stack: Compose, machine: Path, tmp_path: Path) ->
         assert up[1] is None or any("profiles" in service for service in services.values())
         assert up[2] is None or not {"container_name", "ports"} & set(services[up[2]])
         assert stack["worker"].healthy()
+    elif files := re.fullmatch(r"docker compose (-f .+) up -d", command):
+        # together they are run by tests/deploy/test_compose.py
+        assert {"redis", "redis-us"} <= set(resolved(PASSWORDS, tmp_path, *files[1].split())["services"])
     elif units := re.fullmatch(r"sudo systemctl enable --now (.+)", command):
         run(f"systemctl --root={machine} enable {units[1]}", ROOT, environment)
     elif command == "sudo systemctl daemon-reload":

@@ -252,3 +252,11 @@ def test_messages_are_quoted_as_they_are() -> None:
     assert len(quoted) > len(reasons)
     for text in quoted:
         assert re.sub(r"\d+", "N", text) in code, text
+
+
+def test_architecture_names_files_that_are_there() -> None:
+    places = (ROOT, ROOT / "cleanup_tasks")
+    named = re.findall(r"`([\w/]+(?:/|\.py|\.lua))`", (DOCS / "architecture.md").read_text())
+    assert len(named) > 10
+    for name in named:
+        assert any((place / name).exists() for place in places), name
