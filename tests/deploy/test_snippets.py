@@ -1,5 +1,6 @@
 """What the documentation has people paste is run so; what is for a machine is in `test_operations`."""
 
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,8 @@ from demo.dataset import ACTIVE_AGE_MS, KEYS_EACH, STALE_AGE_MS, write_acceptanc
 from demo.servers import Server, running_server
 from demo.stack import ROOT, Stack
 from demo.terminal import shown_on_a_terminal
-from tests.support.markdown import MACHINE, Block, blocks, commands
+from tests.support.command import run_command
+from tests.support.markdown import MACHINE, Block, blocks, commands, rows, section
 
 #: Commands that other tests run, with which test and its words.
 ELSEWHERE = {
@@ -351,6 +353,20 @@ def test_what_is_shown_as_output_is_output(
     client.mset({keys.signal(b"orphan-1"): "1", keys.signal(b"orphan-2"): "1"})
     (told,) = (text for text in shown["README.md"] if text.startswith("Redis"))
     assert without_figures(told) == without_figures(shown_on_a_terminal(command, settings))
+
+
+def test_the_fields_of_an_explanation(server: Server, client: Redis) -> None:
+    write_fleet(client)
+    shown = run_command(server.url, "--explain", "--json").stdout.splitlines()
+    assert len(shown) == DEAD + ALIVE
+    explained = json.loads(shown[0])
+    told = {
+        row[0]: re.findall(r"`(\w+)`", row[1])
+        for row in rows(section(ROOT / "docs" / "reports.md", "## The JSON lines of --explain"))
+    }
+    assert re.findall(r"`(\w+)`", " ".join(told)) == list(explained)
+    assert told["`keys`"] == list(explained["keys"][0])
+    assert {json.loads(line)["verdict"] for line in shown} <= set(told["`verdict`"])
 
 
 @pytest.mark.parametrize("line", [line for _, line in PASTED if "pytest" in line])

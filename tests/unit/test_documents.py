@@ -16,7 +16,7 @@ from cleanup_tasks.configuration.targets import OPTIONS
 from cleanup_tasks.reporting.metrics import OUTCOMES, REGISTRY
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import AHEAD_MS, MAX_BYTES
+from cleanup_tasks.rules.staleness import AHEAD_MS, EXPLANATIONS, MAX_BYTES
 from cleanup_tasks.schedule import time_limits
 from cleanup_tasks.servers.client import REPLY_S
 from cleanup_tasks.servers.lock import TTL_S
@@ -122,6 +122,11 @@ def test_every_field_of_a_report_is_documented() -> None:
     text = section(DOCS / "reports.md", "## The task's result")
     told = [name for row in rows(text.split("###")[0]) for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(told) == sorted(Report(stale_threshold_seconds=1).metrics())
+
+
+def test_every_reason_is_documented() -> None:
+    told = rows(section(DOCS / "reports.md", "### Why a heartbeat is unreadable"))
+    assert {reason.strip("`"): meaning for reason, meaning in told} == EXPLANATIONS
 
 
 def test_every_metric_is_documented() -> None:
