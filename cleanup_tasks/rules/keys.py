@@ -123,13 +123,17 @@ def _whole_id(segments: list[bytes], known: Container[bytes], _lengths: Collecti
 
 
 def _ack(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
-    """Every known id that ends before a colon; where there is none, the part before the first colon."""
+    """Every known id that ends before a colon; where there is none, the part before the only colon.
+
+    Of more parts nobody knows where the id ends. If the first one passed for a coordinator without a
+    heartbeat, it would in time be due, and all that is called like it, whosever it is, would go.
+    """
     if len(segments) == 2:  # nearly all of them
         id_ = segments[0]
         return ([id_], [], None) if id_ in known else ([], [id_], None)
     prefixes = [b":".join(segments[:length]) for length in lengths if length < len(segments)]
     found = [id_ for id_ in prefixes if id_ in known]
-    return (found, [], None) if found else ([], segments[:1] if len(segments) > 1 else [], None)
+    return found, [], None
 
 
 def _message(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:

@@ -71,7 +71,7 @@ class Fleet:
         """An id that nobody had; some are parts of others, and some hold colons or glob characters."""
         with self._lock:
             number = next(self._numbers)
-            forms = ("w{}", "w{}", "coordinator-{:08x}-{}", "a*{}[b]?")
+            forms = ("w{}", "w{}", "coordinator-{:08x}-{}", "team:{}", "team:{}:agent:1", "a*{}[b]?")
             form = self._random.choice(forms)
             id_ = (
                 form.format(number * 2_654_435_761 % 2**32, number) if "08x" in form else form.format(number)

@@ -42,7 +42,11 @@ def _ack(rest: bytes, known: Iterable[bytes]) -> Owned:
     if b":" not in rest:
         return Owned()
     owners = {id_ for id_ in known if rest.startswith(id_ + b":")}
-    return Owned(owners) if owners else Owned(strangers={rest.split(b":")[0]})
+    return (
+        Owned(owners)
+        if owners
+        else Owned(strangers={rest.split(b":")[0]} if rest.count(b":") == 1 else set())
+    )
 
 
 def _record(rest: bytes, known: Iterable[bytes]) -> Owned:
