@@ -265,12 +265,14 @@ def test_a_configuration_of_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     secret = tmp_path / "secret"
     secret.write_text("redis://:hidden@redis-us.example.com:6379/0\n")
     file = tmp_path / "cleanup.toml"
-    file.write_text(block.text.replace("/run/secrets/redis-us", str(secret)))
+    # beside a target that is there already
+    old = '[targets.old]\nurl = "redis://old.example.com"\n\n'
+    file.write_text(old + block.text.replace("/run/secrets/redis-us", str(secret)))
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     monkeypatch.setenv("CLEANUP_CONFIG", str(file))
     targets.forget()
     found = targets.all_settings()
-    assert set(found) == set(tomllib.loads(block.text)["targets"])
+    assert set(found) == {"old", *tomllib.loads(block.text)["targets"]}
     us = found["us-1"]
     assert (us.cleanup_stale_threshold_seconds, us.cleanup_orphans, us.cleanup_interval_seconds) == (
         900,
