@@ -1,9 +1,11 @@
 """Random small worlds on a cluster: what is promised there, whatever happens between any two requests."""
 
+import contextlib
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import RedisError
 
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.engines.batch import EngineName
@@ -11,7 +13,17 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from tests.support.clusters import RunningCluster
 from tests.support.sweeping import NOTES, clean, new_report
-from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
+from tests.support.worlds import (
+    EVENTS,
+    FAULTS,
+    Killed,
+    World,
+    before_request,
+    faulty_request,
+    happen_to,
+    may_own,
+    worlds,
+)
 
 #: Which request of a sweep; such a world takes about sixty.
 MOMENT = st.integers(0, 69)
@@ -74,9 +86,9 @@ def test_whoever_gives_a_sign_of_life(
 
 
 @random_worlds
-@given(world=worlds(), moment=MOMENT)
+@given(world=worlds(), moment=MOMENT, fault=st.sampled_from(sorted(FAULTS)))
 def test_a_sweep_that_is_cut_off_leaves_nothing_that_the_next_one_does_not_find(
-    cluster: RunningCluster, name: EngineName, world: World, moment: int
+    cluster: RunningCluster, name: EngineName, world: World, moment: int, fault: str
 ) -> None:
     now_ms = cluster.now_ms()
     write(cluster, world, now_ms)
@@ -85,14 +97,7 @@ def test_a_sweep_that_is_cut_off_leaves_nothing_that_the_next_one_does_not_find(
     left = related_keys(cluster)
     assert (whole.keys_deleted, whole.complete) == (len(before) - len(left), True)
     write(cluster, world, now_ms)
-
-    def lose() -> None:
-        raise ConnectionError("lost")
-
-    with before_request(moment, lose) as happened:
-        try:
-            swept(cluster, name)
-        except RedisError:
-            assert happened()
+    with faulty_request(moment, fault), contextlib.suppress(RedisError, Killed):
+        swept(cluster, name)
     swept(cluster, name)
     assert related_keys(cluster) == left

@@ -1,5 +1,7 @@
 """Random small worlds: the promises hold whatever happens between any two requests of a sweep."""
 
+import contextlib
+
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,17 @@ from cleanup_tasks.sweep.explanation import Explanation
 from cleanup_tasks.sweep.options import Options, OrphansMode
 from demo.servers import Server
 from tests.support.sweeping import NOTES, all_keys, clean, digest, new_report
-from tests.support.worlds import EVENTS, World, before_request, happen_to, may_own, worlds
+from tests.support.worlds import (
+    EVENTS,
+    FAULTS,
+    Killed,
+    World,
+    before_request,
+    faulty_request,
+    happen_to,
+    may_own,
+    worlds,
+)
 
 ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
 BOTH = pytest.mark.parametrize("by", ["lua", "python"])
@@ -43,9 +55,14 @@ def write(client: Redis, world: World, now_ms: int | None = None) -> int:
 def swept(client: Redis, by: str, *, dry_run: bool = False) -> Report:
     """The report of a sweep that has come to its end, or was cut off."""
     report = new_report(ENGINES[by].name, dry_run=dry_run)
+    sweep_into(report, client, by)
+    return report
+
+
+def sweep_into(report: Report, client: Redis, by: str) -> None:
+    """Sweep; the report says what was done, also where that raises something."""
     with SingleServer(client) as servers:
         clean(servers, ENGINES[by](client), report, orphans="reap")
-    return report
 
 
 def related_keys(client: Redis) -> set[bytes]:
@@ -78,9 +95,9 @@ def test_whoever_gives_a_sign_of_life_keeps_what_it_has(
 
 @BOTH
 @random_worlds
-@given(world=worlds(), moment=MOMENT)
+@given(world=worlds(), moment=MOMENT, fault=st.sampled_from(sorted(FAULTS)))
 def test_a_sweep_that_is_cut_off_leaves_nothing_that_the_next_one_does_not_find(
-    client: Redis, by: str, world: World, moment: int
+    client: Redis, by: str, world: World, moment: int, fault: str
 ) -> None:
     # Given what a sweep leaves that comes to its end
     now_ms = write(client, world)
@@ -88,22 +105,20 @@ def test_a_sweep_that_is_cut_off_leaves_nothing_that_the_next_one_does_not_find(
     whole = swept(client, by)
     left = related_keys(client)
     assert (whole.keys_deleted, whole.complete) == (len(before) - len(left), True)
-    # When one loses its connection at any moment
+    # When one loses a request or a reply, or is killed, at any moment
     write(client, world, now_ms)
-    cut: Report | None = None
-
-    def lose() -> None:
-        raise ConnectionError("lost")
-
-    with before_request(moment, lose) as happened:
-        try:
-            cut = swept(client, by)
-        except ConnectionError:
-            assert happened()
-    # Then the next one does the rest
+    report = new_report(ENGINES[by].name)
+    with faulty_request(moment, fault) as happened, contextlib.suppress(ConnectionError, Killed):
+        sweep_into(report, client, by)
+    # Then it says no more than it did, and that it didn't do all
+    gone = len(before) - len(related_keys(client))
+    assert report.keys_deleted <= gone
+    assert report.keys_deleted == gone or report.cleanup_errors
+    assert not report.complete or related_keys(client) == left
+    # and whatever became of it, the next one does the rest
     swept(client, by)
     assert related_keys(client) == left
-    assert cut is None or cut.complete
+    event(f"{fault}: {happened()}")
 
 
 @BOTH

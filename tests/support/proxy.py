@@ -29,6 +29,8 @@ class Proxy:
         self.drip_s = 0.0
         #: Seconds by which the server's clock seems to have been set forward.
         self.ahead_s = 0
+        #: How many bytes of the next answer are passed on before its connection is cut; None: all of it.
+        self.answer_bytes: int | None = None
         #: Connections that were refused or cut.
         self.broken = 0
         self._sockets: set[socket.socket] = set()
@@ -102,6 +104,11 @@ class Proxy:
     def _answers(self, outbound: socket.socket, inbound: socket.socket) -> None:
         with contextlib.suppress(OSError), outbound:
             while data := outbound.recv(65536):
+                if self.answer_bytes is not None:
+                    inbound.sendall(data[: self.answer_bytes])
+                    self.answer_bytes = None
+                    self.broken += 1
+                    break
                 if inbound in self._sockets and not self.drip_s:
                     inbound.sendall(_TIME.sub(self._set_forward, data))
                 elif inbound in self._sockets:

@@ -9,6 +9,7 @@ from unittest import mock
 from hypothesis import strategies as st
 from redis import Redis
 from redis.connection import AbstractConnection
+from redis.exceptions import ConnectionError
 
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
@@ -99,11 +100,39 @@ def happen_to(client: Redis, coordinator: bytes, what: str) -> None:
         client.set(keys.heartbeat(coordinator), now_ms)
 
 
+class Killed(BaseException):
+    """Ends a sweep wherever it is; nothing handles it."""
+
+
+#: What may go wrong with a request, and whether it is sent all the same.
+FAULTS: dict[str, tuple[type[BaseException], bool]] = {
+    "the request is lost": (ConnectionError, False),
+    "the reply is lost": (ConnectionError, True),
+    "killed before": (Killed, False),
+    "killed after": (Killed, True),
+}
+
+
 @contextlib.contextmanager
-def before_request(number: int, happen: Callable[[], Any]) -> Iterator[Callable[[], bool]]:
+def faulty_request(number: int, fault: str) -> Iterator[Callable[[], bool]]:
+    """Have one of the `FAULTS` happen to the n-th request, from 0; gives what says whether it did."""
+    kind, is_sent = FAULTS[fault]
+
+    def lose() -> None:
+        raise kind("lost")
+
+    with before_request(number, lose, is_sent=is_sent) as happened:
+        yield happened
+
+
+@contextlib.contextmanager
+def before_request(
+    number: int, happen: Callable[[], Any], *, is_sent: bool = False
+) -> Iterator[Callable[[], bool]]:
     """Have something happen before the n-th time, from 0, that a client sends something to a server.
 
-    Gives a function that says whether it did.
+    With `is_sent` it happens after that, before anything is answered. Gives a function that says whether it
+    did.
     """
     send: Any = AbstractConnection.send_packed_command
     sent = 0
@@ -111,9 +140,11 @@ def before_request(number: int, happen: Callable[[], Any]) -> Iterator[Callable[
     def send_packed_command(connection: Any, *arguments: Any, **named: Any) -> None:
         nonlocal sent
         sent += 1
-        if sent == number + 1:
+        if sent == number + 1 and not is_sent:
             happen()
         send(connection, *arguments, **named)
+        if sent == number + 1 and is_sent:
+            happen()
 
     with mock.patch.object(AbstractConnection, "send_packed_command", send_packed_command):
         yield lambda: sent > number
