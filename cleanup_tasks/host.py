@@ -1,6 +1,7 @@
 """Adds the cleanup to an application that is there already, and changes nothing else in it."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
@@ -8,12 +9,13 @@ from celery.app.annotations import MapAnnotation
 from celery.app.annotations import prepare as prepared_annotations
 from celery.app.routes import MapRoute
 from celery.app.routes import prepare as prepared_routes
+from celery.schedules import schedule
 from kombu.utils.functional import maybe_list
 
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.schedule import CLEANUP, beat_entries, time_limits
+from cleanup_tasks.schedule import CLEANUP, MAX_INTERVAL_S, beat_entries, is_interval, time_limits
 
 MODULE = "cleanup_tasks.tasks"
 TASKS = (CLEANUP, "cleanup_tasks.cleanup_fallback")
@@ -38,8 +40,10 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
         ValueError: the application says otherwise about our tasks, or a value is not what it should be;
             nothing was changed.
     """
-    if interval is not None and interval < 1:
-        raise ValueError(f"interval: a number of seconds, 1 or more, not {interval}")
+    if interval is not None and not is_interval(interval):
+        raise ValueError(f"interval: a number of seconds, 1 to {MAX_INTERVAL_S}, not {interval!r}")
+    if queue is not None and not (isinstance(queue, str) and queue):
+        raise ValueError(f"queue: the name of a queue, not {queue!r}")
     conf = app.conf
     swept_every = _intervals(interval)
     limits = time_limits(max(swept_every.values()))
@@ -50,7 +54,7 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
         task_routes=_routes(conf, queue),
         task_annotations=conf.task_annotations if there else _annotations(conf, limits),
         beat_schedule=_schedule(
-            conf, beat_entries(swept_every, limited=limited), is_asked_for=interval is not None
+            conf, _entries(swept_every, limited=limited), is_asked_for=interval is not None
         ),
     )
 
@@ -63,9 +67,25 @@ def _intervals(interval: float | None) -> dict[str, float]:
         return {DEFAULT_TARGET: float(interval or DEFAULT_S)}
 
 
-def _include(conf: Any) -> tuple[str, ...]:
-    there = tuple(maybe_list(conf.include) or ())
-    return there if MODULE in (*there, *(maybe_list(conf.imports) or ())) else (*there, MODULE)
+def _entries(swept_every: Mapping[str, float], *, limited: bool) -> dict[str, dict[str, Any]]:
+    """Those of our own beat, but with Celery's own schedule.
+
+    Most beats keep their entries in a file, which has to be readable where this package is gone. The time of
+    the last run is in it too, and spreads the targets over the interval; the first one is due at once.
+    """
+    entries = beat_entries(swept_every, limited=limited)
+    for entry in entries.values():
+        every, now = entry["schedule"], datetime.now(UTC)
+        entry["schedule"] = schedule(every.seconds)
+        entry["last_run_at"] = now - timedelta(seconds=every.seconds - every.offset_s)
+    return entries
+
+
+def _include(conf: Any) -> Any:
+    there = maybe_list(conf.include) or ()
+    if MODULE in (*there, *(maybe_list(conf.imports) or ())):
+        return conf.include
+    return [*there, MODULE] if isinstance(there, list) else (*there, MODULE)
 
 
 def _routes(conf: Any, queue: str | None) -> Any:
@@ -76,18 +96,21 @@ def _routes(conf: Any, queue: str | None) -> Any:
     if not conf.task_create_missing_queues and queue not in {*queues, conf.task_default_queue}:
         raise ValueError(f"queue: task_queues has no {queue!r}, and task_create_missing_queues is off")
     maps = [router for router in prepared_routes(there) if isinstance(router, MapRoute)]
-    # a route for all tasks, as it is for one without a name, says nothing about ours
-    given = [route for each in maps for task in TASKS if (route := each(task)) not in (None, each(""))]
-    for route in given:
-        if getattr(route.get("queue"), "name", route.get("queue")) != queue:
+    ours = {}
+    for task in TASKS:
+        # a route for all tasks, as it is for one without a name, says nothing about ours
+        given = [found for each in maps if (found := each(task)) not in (None, each(""))]
+        route: dict[str, Any] = given[0] if given else {}
+        if not {"queue", "exchange"} & set(route):
+            ours[task] = {**route, "queue": queue}
+        elif getattr(route.get("queue"), "name", route.get("queue")) != queue:
             raise ValueError(f"queue: task_routes has {route} for our tasks, not {queue!r}; leave one out")
-    if len(given) >= len(TASKS):
+    if not ours:
         return there
-    ours = {task: {"queue": queue} for task in TASKS}
-    if isinstance(there, Mapping):
-        return {**there, **ours}
+    if there is None or isinstance(there, Mapping):
+        return {**(there or {}), **ours}
     # the first router that knows a task has it
-    return (ours, *(there if isinstance(there, list | tuple) else filter(None, [there])))
+    return [ours, *there] if isinstance(there, list) else (ours, *(maybe_list(there) or ()))
 
 
 def _limits_there(conf: Any) -> list[dict[str, Any]]:
@@ -113,7 +136,7 @@ def _annotations(conf: Any, limits: dict[str, float]) -> Any:
 
 def _schedule(conf: Any, ours: dict[str, Any], *, is_asked_for: bool) -> dict[str, Any]:
     there = dict(conf.beat_schedule or {})
-    if there.items() >= ours.items():
+    if all(_without_last_run(there.get(name)) == _without_last_run(entry) for name, entry in ours.items()):
         return there
     theirs = [name for name, entry in there.items() if name in ours or _cleans(entry)]
     if theirs and is_asked_for:
@@ -121,6 +144,10 @@ def _schedule(conf: Any, ours: dict[str, Any], *, is_asked_for: bool) -> dict[st
     return there if theirs else {**there, **ours}
 
 
+def _without_last_run(entry: Any) -> Any:
+    return {**entry, "last_run_at": None} if isinstance(entry, Mapping) else entry
+
+
 def _cleans(entry: Any) -> bool:
     fields = entry if isinstance(entry, Mapping) else vars(entry)
-    return fields["task"] in TASKS and not (fields.get("kwargs") or {}).get("dry_run")
+    return fields.get("task") in TASKS and not (fields.get("kwargs") or {}).get("dry_run")

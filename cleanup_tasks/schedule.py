@@ -13,6 +13,7 @@ CLEANUP = "cleanup_tasks.cleanup"
 ENTRY = "cleanup-blocking-coordination"
 #: The header of a message of beat's that says how often it sends one, in seconds.
 INTERVAL_HEADER = "x-cleanup-interval"
+MAX_INTERVAL_S = 999_999_999
 
 
 class WallClock(schedule):
@@ -36,11 +37,11 @@ class WallClock(schedule):
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same schedule; where it is not, a beat that keeps a file takes the new one."""
+        """Whether it is the same schedule; beat compares entries when it looks for a change."""
         return isinstance(other, WallClock) and self.__reduce__() == other.__reduce__()
 
     def __reduce__(self) -> tuple[type, tuple[float, float]]:
-        """For a beat that keeps a file."""
+        """What it is made of, also for a beat that keeps a file."""
         return type(self), (self.seconds, self.offset_s)
 
 
@@ -85,7 +86,12 @@ def beat_entry(interval_s: float, *, offset_s: float = 0, **options: Any) -> dic
     }
 
 
+def is_interval(value: object) -> bool:
+    """Whether it is a number of seconds that sweeps can be due in."""
+    return type(value) in (int, float) and 1 <= value <= MAX_INTERVAL_S  # type: ignore[operator]
+
+
 def interval_of(headers: Mapping[str, Any] | None) -> float | None:
     """How often beat sends such a message, in seconds; None where no entry of ours did."""
     interval_s = (headers or {}).get(INTERVAL_HEADER)
-    return interval_s if isinstance(interval_s, int | float) else None
+    return interval_s if is_interval(interval_s) else None

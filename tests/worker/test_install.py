@@ -1,10 +1,15 @@
 """`install` adds the cleanup to an application, and whatever the application has stays as it is."""
 
+import math
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, Task
+from celery.beat import PersistentScheduler, Scheduler
 from celery.schedules import crontab
 from kombu import Queue
 
@@ -206,7 +211,17 @@ def test_time_limits_of_theirs_hold(host: Celery, theirs: dict[str, Any]) -> Non
             {"interval": 60},
             f"interval: beat_schedule has a cleanup already, {ENTRY}; leave one out",
         ),
-        ({}, {"interval": 0}, "interval: a number of seconds, 1 or more, not 0"),
+        (
+            {"task_routes": {"cleanup_tasks.*": {"exchange": "theirs", "routing_key": "ours"}}},
+            {"queue": "ours"},
+            "queue: task_routes has {'exchange': 'theirs', 'routing_key': 'ours'} for our tasks, not 'ours'; "
+            "leave one out",
+        ),
+        *(
+            ({}, {"interval": value}, f"interval: a number of seconds, 1 to 999999999, not {value!r}")
+            for value in (0, 0.5, True, "5", math.nan, math.inf, 1e12)
+        ),
+        *(({}, {"queue": value}, f"queue: the name of a queue, not {value!r}") for value in ("", 5, ["a"])),
     ],
     ids=str,
 )
@@ -219,3 +234,65 @@ def test_a_conflict_is_refused_and_nothing_changed(
         install(host, **arguments)
     assert str(refusal.value) == message
     assert dict(host.conf) == before
+
+
+@pytest.mark.parametrize("routes", [{TASKS[0]: {"priority": 3}}, [{"cleanup_tasks.*": {"priority": 3}}]])
+def test_a_route_without_a_queue_is_no_conflict(host: Celery, routes: Any) -> None:
+    host.conf.task_routes = routes
+    for _ in range(2):
+        install(host, queue="ours")
+        host.amqp.flush_routes()
+        route = host.amqp.router.route({}, TASKS[0])
+        assert (route["queue"].name, route["priority"]) == ("ours", 3)
+
+
+def test_what_was_changeable_still_is(host: Celery) -> None:
+    install(host, queue="ours")
+    host.conf.include.append("math")
+    host.conf.task_routes["shop.*"] = "shop"
+    assert [queue for queue, _ in seen(host, "shop.price", TASKS[0])] == ["shop", "ours"]
+
+
+def test_its_beat_starts_when_this_package_is_gone(host: Celery, tmp_path: Path) -> None:
+    """What a beat has written into its file is readable without us."""
+    host.conf.beat_schedule = NIGHTLY
+    file = str(tmp_path / "schedule")
+    install(host, queue="maintenance")
+    PersistentScheduler(host, schedule_filename=file).close()
+    program = """
+import sys
+sys.modules["cleanup_tasks"] = None
+from celery import Celery
+from celery.beat import PersistentScheduler
+from celery.schedules import crontab
+app = Celery("host", broker="memory://")
+app.conf.update(timezone="Europe/Berlin")
+app.conf.beat_schedule = {"nightly": {"task": "shop.report", "schedule": crontab(hour="3")}}
+print(list(PersistentScheduler(app, schedule_filename=sys.argv[1]).schedule))
+"""
+    done = subprocess.run([sys.executable, "-c", program, file], text=True, capture_output=True)
+    assert "nightly" in done.stdout, done.stderr
+    assert ENTRY not in done.stdout
+
+
+def test_targets_are_spread_over_the_interval(host: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COORDINATION_REDIS_URL")
+    for name in ("A", "B", "C"):
+        monkeypatch.setenv(f"COORDINATION_REDIS_URL__{name}", "redis://h")
+    install(host, interval=300)
+    scheduler = Scheduler(host)
+    due = [scheduler.schedule[f"{ENTRY}-{name}"].is_due() for name in "abc"]
+    assert [is_due for is_due, _ in due] == [True, False, False]
+    assert [wait_s for _, wait_s in due] == pytest.approx([300, 100, 200], abs=10)
+
+
+def test_a_beat_that_was_away_goes_on(host: Celery, tmp_path: Path) -> None:
+    """The file keeps when each was sent, so a start of beat's is no reason to send all of them."""
+    install(host, interval=300)
+    file = str(tmp_path / "schedule")
+    for expected in (True, False):
+        scheduler = PersistentScheduler(host, schedule_filename=file)
+        entry = scheduler.schedule[ENTRY]
+        assert entry.is_due().is_due == expected
+        scheduler.reserve(entry)
+        scheduler.close()
