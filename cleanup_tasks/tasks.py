@@ -203,6 +203,8 @@ def _hand_over(task: CleanupTask, arguments: Arguments) -> NoReturn:
     fallback.set(
         **{"queue" if len(way) == 1 else name: came_by.get(name) for name in way},
         priority=came_by.get("priority"),
+        # where the caller waits, if results are messages; the fallback's would come to this worker
+        reply_to=request.reply_to,
         expires=request.expires,
         soft_time_limit=soft_time_limit,
         time_limit=time_limit,

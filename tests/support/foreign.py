@@ -19,7 +19,6 @@ from cleanup_tasks import install
 app = Celery(
     "shop", broker=os.environ["SHOP_BROKER"], backend=os.environ.get("SHOP_RESULTS"), include=["colorsys"]
 )
-app.conf.broker_transport_options = json.loads(os.environ.get("SHOP_TRANSPORT", "{}"))
 app.conf.task_default_queue = "shop"
 app.conf.task_serializer = app.conf.result_serializer = "json"
 app.conf.task_acks_late = True
@@ -71,6 +70,7 @@ def state() -> dict[str, str]:
     return {name: repr(value) for name, value in found.items()}
 
 
+app.conf.update(json.loads(os.environ.get("SHOP_SETTINGS", "{}")))
 if os.environ.get("SHOP_GARBAGE_COLLECTION") == "off":
     gc.disable()
 install(app, queue="maintenance", interval=2)

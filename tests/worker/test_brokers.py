@@ -1,7 +1,4 @@
-"""Brokers and result backends that a host may have: what pip can bring, beside Redis with Redis.
-
-RabbitMQ is not among them, for no wheel brings it.
-"""
+"""Brokers and result backends that a host may have: what pip can bring, beside Redis with Redis."""
 
 import json
 from pathlib import Path
@@ -30,6 +27,7 @@ def ten_stale(client: Redis) -> None:
         ("filesystem://", "file://{folder}/results"),
         ("redis://", None),
         ("redis://", "file://{folder}/results"),
+        ("redis://", "rpc://"),
     ],
 )
 def test_a_broker_and_a_backend(
@@ -46,7 +44,7 @@ def test_a_broker_and_a_backend(
     url = f"{broker.url}/3" if broker_url == "redis://" else broker_url
     environment = {
         "SHOP_BROKER": url,
-        "SHOP_TRANSPORT": json.dumps(options),
+        "SHOP_SETTINGS": json.dumps({"broker_transport_options": options}),
         "CLEANUP_LOG_FILE": "",
     }
     if backend_url is not None:
