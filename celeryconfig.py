@@ -5,8 +5,6 @@ The coordination Redis is not here: what is here, Flower shows.
 
 import json
 
-from kombu import Exchange, Queue
-
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.schedule import beat_entries, time_limits
@@ -27,10 +25,12 @@ result_expires = 86_400
 result_extended = True
 
 include = ["cleanup_tasks.tasks"]
-task_queues = (Queue("cleanup", Exchange("cleanup"), routing_key="cleanup"),)
 task_default_queue = "cleanup"
-task_default_exchange = "cleanup"
-task_default_routing_key = "cleanup"
+# For RabbitMQ, which keeps a retry of a quorum queue until it is due, but only where the exchange's type is
+# topic. Else a worker would keep it, and take no other meanwhile.
+task_default_queue_type = task_create_missing_queue_type = _settings.celery_task_default_queue_type
+if task_default_queue_type == "quorum":
+    task_default_exchange_type = task_create_missing_queue_exchange_type = "topic"
 
 # Acknowledged before it runs: the beat comes again anyway, and a worker that holds an unacknowledged
 # message when its broker dies exits.

@@ -19,6 +19,7 @@ from cleanup_tasks.configuration.arguments import Arguments, check_arguments, op
 from cleanup_tasks.configuration.targets import settings_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
+from cleanup_tasks.origin import way_back
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.schedule import interval_of
@@ -186,6 +187,7 @@ def _retry(task: CleanupTask, sweep: Sweep, error: Exception, wait_s: int, attem
     raise task.retry(
         exc=error,
         countdown=wait_s,
+        **way_back(task),
         headers={**(task.request.headers or {}), **attempt.headers()},
         # Counted by us: Celery's counter mixes hand-overs with retries, and an application may allow none.
         max_retries=task.request.retries + 1,
@@ -197,12 +199,9 @@ def _hand_over(task: CleanupTask, arguments: Arguments) -> NoReturn:
     request = task.request
     soft_time_limit, time_limit = reversed(request.timelimit or (None, None))
     fallback = task.app.tasks[cleanup_fallback.name].s(**arguments.model_dump(exclude_defaults=True))
-    came_by = request.delivery_info or {}
-    # to where this message came from: with the default exchange the routing key is the queue's name
-    way = ("exchange", "routing_key") if came_by.get("exchange") else ("routing_key",)
     fallback.set(
-        **{"queue" if len(way) == 1 else name: came_by.get(name) for name in way},
-        priority=came_by.get("priority"),
+        **way_back(task),
+        priority=(request.delivery_info or {}).get("priority"),
         # where the caller waits, if results are messages; the fallback's would come to this worker
         reply_to=request.reply_to,
         expires=request.expires,

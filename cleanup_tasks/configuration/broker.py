@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
@@ -35,6 +35,10 @@ class CelerySettings(Environment):
     celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
     celery_broker_transport_options: TransportOptions = SecretStr("{}")
     celery_result_backend_transport_options: TransportOptions = SecretStr("{}")
+    celery_task_default_queue_type: Annotated[
+        Literal["classic", "quorum"],
+        Field(description="classic or quorum, as RabbitMQ has them; other brokers have one kind of queue"),
+    ] = "classic"
 
     @field_validator("celery_broker_url", "celery_result_backend")
     @classmethod

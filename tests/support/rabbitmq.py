@@ -1,4 +1,4 @@
-"""A RabbitMQ of the tests' own, by Debian's package rabbitmq-server; none that the machine runs is touched."""
+"""A RabbitMQ that the tests start, by Debian's package rabbitmq-server; another that runs is not touched."""
 
 import contextlib
 import os

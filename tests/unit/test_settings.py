@@ -86,6 +86,7 @@ def test_where_the_coordination_redis_is(
         ("CLEANUP_METRICS_PORT", "0"),
         ("CLEANUP_METRICS_PORT", "tcp://:secret@host:9808"),
         ("CELERY_BROKER_URL", "redis+cluster://:secret@host"),
+        ("CELERY_TASK_DEFAULT_QUEUE_TYPE", "stream"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_accepted(
