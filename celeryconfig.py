@@ -6,10 +6,12 @@ The coordination Redis is not here: what is here, Flower shows.
 import json
 
 from cleanup_tasks.configuration.broker import CelerySettings
+from cleanup_tasks.configuration.settings import IntervalSettings
 from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.schedule import beat_entries, time_limits
 
 _settings = CelerySettings.read()
+IntervalSettings.read()  # one that is wrong for all targets ends the process
 
 broker_url = _settings.celery_broker_url.get_secret_value()
 result_backend = _settings.celery_result_backend.get_secret_value()

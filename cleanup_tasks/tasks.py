@@ -150,7 +150,8 @@ def _attempt(
 
 
 def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: EngineName) -> dict[str, Any]:
-    settings = settings_of(arguments.target)
+    target = arguments.target or DEFAULT_TARGET
+    settings = settings_of(target)[target]
     is_alone = task.request.called_directly or task.request.is_eager  # nobody there who could retry
     options = options_of(
         settings,

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from cleanup_tasks.configuration.environment import not_known
+from cleanup_tasks.configuration import targets
 from cleanup_tasks.configuration.settings import Settings, load_settings
-from cleanup_tasks.configuration.targets import all_settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 
 
@@ -21,9 +20,9 @@ def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> d
     if redis_url is not None:  # the others are not used, so they need not be right
         url = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
         return {DEFAULT_TARGET: load_settings(**url)}
-    known = all_settings()
+    known = targets.names()
     wanted = list(known if are_all else names or [DEFAULT_TARGET])
-    wrong = [f"{name!r} is {not_known(name, known)}" for name in wanted if name not in known]
+    wrong = [targets.unknown(name, known) for name in wanted if name not in known]
     if wrong:
         raise ValueError(f"--target: {'; '.join(wrong)}")
-    return {name: known[name] for name in wanted}
+    return targets.settings_of(*wanted)

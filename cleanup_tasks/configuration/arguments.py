@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cleanup_tasks.configuration import targets
-from cleanup_tasks.configuration.environment import faults, not_known
+from cleanup_tasks.configuration.environment import faults
 from cleanup_tasks.configuration.settings import ORPHANS, SECONDS, Seconds, Settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.sweep.options import Options, OrphansMode
@@ -31,7 +31,7 @@ class Arguments(BaseModel):
     def _configured(cls, value: str | None, info: ValidationInfo) -> str | None:
         name, known = value or DEFAULT_TARGET, info.context or targets.names()
         if name not in known:
-            raise ValueError(f"{name!r} is {not_known(name, known)}")
+            raise ValueError(targets.unknown(name, known))
         return value
 
 

@@ -1,12 +1,32 @@
 """Reading variables of the environment: all that is wrong is named in one message."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _shown(path: str) -> str:
+    """A path for a message, or nothing where somebody gave what should be in the file, such as a secret."""
+    folder, slash, _ = path.rpartition("/")
+    # os.path.isdir raises nothing
+    looks_so = slash and path.isprintable() and os.path.isdir(folder or slash)  # noqa: PTH112
+    return f"{path}: " if looks_so else ""
+
+
+def _there(path: Path) -> Path:
+    """The path of a file that is there; raises ValueError."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise ValueError(f"{_shown(str(path))}{error.strerror}") from None
+    if not path.is_file():
+        raise ValueError(f"{_shown(str(path))}no file")
+    return path
 
 
 def _content(path: Any) -> Any:
@@ -16,9 +36,7 @@ def _content(path: Any) -> Any:
     try:
         text = Path(str(path)).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        # where somebody gave the secret itself it must not be shown
-        named = f"{path}: " if Path(str(path)).parent.is_dir() and "/" in str(path) else ""
-        raise ValueError(f"{named}{error.strerror}") from None
+        raise ValueError(f"{_shown(str(path))}{error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} holds no text") from None
     if not text:
@@ -26,6 +44,8 @@ def _content(path: Any) -> Any:
     return text
 
 
+#: pydantic's FilePath lets an OSError out where a folder may not be entered.
+ExistingFile = Annotated[Path, AfterValidator(_there)]
 #: A secret that is in a file; the setting's value is the secret.
 SecretFile = Annotated[
     SecretStr | None,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from cleanup_tasks.configuration.environment import Environment, SecretFile
+from cleanup_tasks.configuration.environment import Environment, ExistingFile, SecretFile
 from cleanup_tasks.servers import url
 from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.credentials import credential_provider
@@ -17,7 +17,7 @@ from cleanup_tasks.sweep.options import OrphansMode
 #: What Kubernetes puts into ``NAME_PORT`` of every container for a service called ``name``.
 _SERVICE = re.compile(r"tcp://[^/@]+:(\d+)")
 
-PemFile = Annotated[FilePath | None, Field(description="the path of a PEM file that is there")]
+PemFile = Annotated[ExistingFile | None, Field(description="the path of a PEM file that is there")]
 Seconds = Annotated[int, Field(ge=0, le=999_999_999)]
 SECONDS = Field(description="a whole number of seconds, 0 to 999999999")
 ORPHANS = Field(description="off, report or reap")
@@ -101,7 +101,7 @@ class ConfigSettings(Environment):
     """The file that names the targets, see `targets`."""
 
     cleanup_config: Annotated[
-        FilePath | None, Field(description="the path of a TOML file with tables [targets.NAME]")
+        ExistingFile | None, Field(description="the path of a TOML file with tables [targets.NAME]")
     ] = None
 
 

@@ -5,14 +5,18 @@ They come from the file that CLEANUP_CONFIG names, a table ``[targets.NAME]`` ea
 URL of ``eu-1``, and wins over the file. What says where a target is belongs to it alone; another setting that
 it does not have is that of the variable without a name.
 
-``default`` is the target that variables without a name describe. It is there when COORDINATION_REDIS_URL
-is, or nothing else.
+``default`` is the target that variables without a name describe. It is there when COORDINATION_REDIS_URL or
+COORDINATION_REDIS_URL_FILE is, when it has settings of its own, or when there is no other.
+
+What is wrong with one target stops its own sweeps alone.
 """
 
 import functools
 import os
 import re
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -45,21 +49,19 @@ class _Given(NamedTuple):
 
 #: Target -> setting -> what was given.
 _AllGiven = dict[str, dict[str, _Given]]
+#: Target -> what is wrong with its settings; under "" what is wrong for all.
+_Faults = dict[str, list[str]]
 
 
-def read(use: type[Use]) -> dict[str, Use]:
-    """Every target's settings for one use.
-
-    Raises:
-        InvalidSettings: all that is wrong, of all targets.
-    """
+def read(use: type[Use]) -> tuple[dict[str, Use], _Faults]:
+    """Every target's settings for one use, where they are right, and all that is wrong."""
     given, wrong = _given()
     found: dict[str, Use] = {}
     for name, own in given.items():
         values: dict[str, Any] = {setting: value for setting, (value, _) in own.items()}
         if name != DEFAULT_TARGET:
             if _URL in use.model_fields and not any(setting.startswith(_URL) for setting in own):
-                wrong.append(f"target {name}: it needs a url")
+                wrong[name].append(f"target {name}: it needs a url")
             fields = Settings.model_fields.items()
             nowhere = {setting: field.default for setting, field in fields if setting.startswith(_PLACE)}
             values = nowhere | values
@@ -67,78 +69,111 @@ def read(use: type[Use]) -> dict[str, Use]:
             found[name] = use(**values)
         except ValidationError as error:
             spelled = {setting: spelled for setting, (_, spelled) in own.items()}
-            wrong += faults(error, use, spelled)
-    if wrong:
-        raise InvalidSettings.of(wrong)
-    return found
+            wrong[name] += faults(error, use, spelled)
+    return found, wrong
 
 
-def _given() -> tuple[_AllGiven, list[str]]:
+def _refuse(wrong: _Faults, *targets: str) -> None:
+    """Raise what is wrong with these targets, or for all."""
+    if named := [fault for name in ("", *targets) for fault in wrong.get(name, ())]:
+        raise InvalidSettings.of(named)
+
+
+def _given() -> tuple[_AllGiven, _Faults]:
     """What the file and the environment say of each target, and what is wrong with it."""
     given: _AllGiven = {}
-    wrong = _read_file(given)
+    wrong: _Faults = defaultdict(list)
+    _read_file(given, wrong)
+    said_by: dict[tuple[str, str], str] = {}
     for variable, value in os.environ.items():
-        setting, _, name = variable.lower().partition("__")
+        setting, is_of_one, name = variable.lower().partition("__")
         if not value or setting not in OPTIONS.values():
             continue
-        if name:
-            given.setdefault(name.replace("_", "-"), {})[setting] = _Given(value, variable)
+        if is_of_one:
+            name = name.replace("_", "-")
+            if variable != (first := said_by.setdefault((name, setting), variable)):
+                wrong[name].append(f"{variable}: {first} is the same; one of the two has to go")
+            given.setdefault(name, {})[setting] = _Given(value, variable)
         elif setting.startswith(_URL):
             given.setdefault(DEFAULT_TARGET, {})
     for name in [name for name in given if not _NAME.fullmatch(name)]:
         del given[name]
-        wrong.append(f"target {name.rpartition('@')[2]!r}: {NAMES}")  # a URL with a password may stand there
+        # a URL with a password may stand there
+        wrong[""].append(f"target {name.rpartition('@')[2]!r}: {NAMES}")
     return dict(sorted(given.items())) or {DEFAULT_TARGET: {}}, wrong
 
 
-def _read_file(given: _AllGiven) -> list[str]:
+def _read_file(given: _AllGiven, wrong: _Faults) -> None:
     path = ConfigSettings.read().cleanup_config
     if path is None:
-        return []
+        return
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return [f"CLEANUP_CONFIG: {path} can't be read as TOML: {error}"]
-    wrong = [f"{path}: {key}: {not_known(key, ['targets'])}" for key in document if key != "targets"]
+        wrong[""].append(f"CLEANUP_CONFIG: {path} can't be read as TOML: {error}")
+        return
+    wrong[""] += [f"{path}: {key}: {not_known(key, ['targets'])}" for key in document if key != "targets"]
     tables = document.get("targets", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        return [*wrong, f"{path}: targets: tables [targets.NAME], each with a url"]
+        wrong[""].append(f"{path}: targets: tables [targets.NAME], each with a url")
+        return
     for name, table in tables.items():
         given[name] = {}
         for option, value in table.items():
             spelled = f"targets.{name}.{option}"
             if option not in OPTIONS:
-                wrong.append(f"{spelled}: {not_known(option, OPTIONS)}")
+                wrong[name].append(f"{spelled}: {not_known(option, OPTIONS)}")
             elif value != "":
                 # as the text of a variable, so that what is accepted is the same
                 given[name][OPTIONS[option]] = _Given(str(value), spelled)
-    return wrong
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """That a target is not known; what is no name may be a URL with a password, and is not repeated."""
+    if _NAME.fullmatch(name):
+        return f"{name!r} is {not_known(name, known)}"
+    return f"{NAMES}; known are {', '.join(known)}"
 
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """All targets; raises InvalidSettings."""
-    return tuple(read(Environment))
+    """All targets; raises InvalidSettings where something is wrong for all."""
+    given, wrong = _given()
+    _refuse(wrong)
+    return tuple(given)
 
 
 @functools.cache
 def intervals() -> dict[str, int]:
-    """How often each target is swept, in seconds; raises InvalidSettings."""
-    return {name: own.cleanup_interval_seconds for name, own in read(IntervalSettings).items()}
+    """How often each target is swept, in seconds; raises InvalidSettings where something is wrong for all.
+
+    Where it is wrong for one target it is the default: its sweeps then fail, and say why.
+    """
+    found, wrong = read(IntervalSettings)
+    _refuse(wrong)
+    default = IntervalSettings.model_construct()
+    return {name: found.get(name, default).cleanup_interval_seconds for name in names()}
 
 
 @functools.cache
+def settings_of(*targets: str) -> dict[str, Settings]:
+    """What a sweep of each of these targets needs, read once per process.
+
+    Raises:
+        InvalidSettings: all that is wrong with these, or for all.
+        KeyError: one is not known.
+    """
+    found, wrong = read(Settings)
+    _refuse(wrong, *targets)
+    return {name: found[name] for name in targets}
+
+
 def all_settings() -> dict[str, Settings]:
-    """What a sweep of each target needs, read once per process; raises InvalidSettings."""
-    return read(Settings)
-
-
-def settings_of(target: str | None) -> Settings:
-    """What a sweep of a target needs; raises InvalidSettings, and KeyError where it is not known."""
-    return all_settings()[target or DEFAULT_TARGET]
+    """Those of all targets, see `settings_of`."""
+    return settings_of(*names())
 
 
 def forget() -> None:
     """Read all anew the next time, for tests that change the environment."""
-    for remembered in (names, intervals, all_settings):
+    for remembered in (names, intervals, settings_of):
         remembered.cache_clear()

@@ -19,7 +19,7 @@ def credential_provider(path: str) -> CredentialProvider:
     try:
         found = getattr(importlib.import_module(module), attribute)
         provider = found if isinstance(found, CredentialProvider) else found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module of the user's ends no worker
         raise ValueError(f"{path} can't be had: {error!r}") from error
     if not isinstance(provider, CredentialProvider):
         raise ValueError(f"{path} is no redis.CredentialProvider")

@@ -27,6 +27,11 @@ def breaks() -> CredentialProvider:
     raise RuntimeError("no vault")
 
 
+def ends() -> CredentialProvider:
+    """A provider that would end the process."""
+    raise SystemExit("no vault")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COORDINATION_REDIS_URL")
@@ -72,7 +77,7 @@ def test_a_target_has_its_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "targets.toml").write_text(f'[targets.eu]\nurl_file = "{tmp_path}/url"\n')
     monkeypatch.setenv("CLEANUP_CONFIG", f"{tmp_path}/targets.toml")
     monkeypatch.setenv("COORDINATION_REDIS_URL_FILE__US", f"{tmp_path}/url")
-    found = targets.read(Settings)
+    found, _ = targets.read(Settings)
     assert found["eu"].coordination_url == found["us"].coordination_url == "redis://eu:7000"
 
 
@@ -117,6 +122,47 @@ def test_a_fault_of_a_secret_file(
     assert SECRET not in str(refusal.value)
 
 
+PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}/x\n-----END PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CLEANUP_CONFIG",
+        *(f"COORDINATION_REDIS_{name}_FILE" for name in ("CA", "CERT", "KEY", "URL")),
+        "REDIS_PASSWORD_FILE",
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("{folder}/missing", "({folder}/missing: No such file or directory)"),
+        ("{folder}/file/x", "(Not a directory)"),
+        ("{folder}/" + 300 * "x", "x: File name too long)"),
+        (300 * "x" + "/" + 300 * "x", "(File name too long)"),
+        ("/".join(3000 * [SECRET]), "(File name too long)"),
+        ("{folder}/loop", "({folder}/loop: Too many levels of symbolic links)"),
+        # what should be in the file
+        (SECRET, "(No such file or directory)"),
+        (PEM, "(No such file or directory)"),
+        (400 * "x" + PEM, "(File name too long)"),
+        ("{folder}/" + PEM, "No such file or directory)"),
+    ],
+)
+def test_a_fault_of_any_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, fault: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv(name, value.format(folder=tmp_path))
+    with pytest.raises(InvalidSettings) as refusal:
+        targets.all_settings()
+    assert f"invalid settings: {name}: the path of a " in str(refusal.value)
+    assert str(refusal.value).endswith(fault.format(folder=tmp_path))
+    assert SECRET not in str(refusal.value)
+    assert "BEGIN" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(("attribute", "user"), [("PROVIDER", "u"), ("make_provider", "made")])
 def test_a_credential_provider(monkeypatch: pytest.MonkeyPatch, attribute: str, user: str) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_CREDENTIAL_PROVIDER", f"{__name__}:{attribute}")
@@ -134,6 +180,7 @@ def test_a_credential_provider(monkeypatch: pytest.MonkeyPatch, attribute: str, 
         ({"": "no_such_module:x"}, "(no_such_module:x can't be had: ModuleNotFoundError"),
         ({"": f"{__name__}:missing"}, "can't be had: AttributeError"),
         ({"": f"{__name__}:breaks"}, "can't be had: RuntimeError('no vault')"),
+        ({"": f"{__name__}:ends"}, "can't be had: SystemExit('no vault')"),
         ({"": f"{__name__}:NO_PROVIDER"}, "can't be had: TypeError"),
         ({"": "builtins:dict"}, "builtins:dict is no redis.CredentialProvider"),
         ({"": f"{__name__}:PROVIDER", "REDIS_PASSWORD": SECRET}, "user and password are also given"),

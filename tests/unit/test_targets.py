@@ -153,6 +153,9 @@ WRONG: list[tuple[str | None, dict[str, str], str]] = [
     (EU, {"CLEANUP_ORPHANS__EU_1": "kill"}, "CLEANUP_ORPHANS__EU_1: off, report or reap (not 'kill')"),
     (EU + US, {"CLEANUP_ORPHANS": "kill"}, "settings: CLEANUP_ORPHANS: off, report or reap (not 'kill')"),
     (EU, {"CLEANUP_LOG_FORMAT": "xml"}, "CLEANUP_LOG_FORMAT: "),
+    (EU, {f"{URL}__": "redis://eu"}, f"target '': {targets.NAMES}"),
+    (None, {f"{URL}__EU_1": "redis://a", f"{URL}__EU-1": "redis://secret"}, f"{URL}__EU_1 is the same; "),
+    (None, {f"{URL}__EU": "redis://a", f"{URL.lower()}__eu": "redis://a"}, f"{URL}__EU is the same; "),
 ]
 
 
@@ -190,6 +193,52 @@ def test_all_faults_of_all_targets_are_in_one_message(
     assert str(refusal.value).count("CLEANUP_ORPHANS: ") == 1
 
 
+def test_a_fault_of_one_target_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bad = "\n".join(
+        f"[targets.bad-{number}]\n{text}"
+        for number, text in enumerate(
+            (
+                "",
+                "url = 'redis://b'\nulr = 1",
+                "url_file = '/nowhere'",
+                "url = 'redis://b'\ninterval_seconds = 0",
+            )
+        )
+    )
+    same = {f"{URL}__BAD_4": "redis://b", f"{URL}__BAD-4": "redis://b"}
+    configure(monkeypatch, tmp_path, f"{EU}interval_seconds = 60\n{bad}", same)
+    wrong = ["bad-0", "bad-1", "bad-2", "bad-3", "bad-4"]
+    assert targets.names() == (*wrong, "eu-1")
+    assert targets.settings_of("eu-1")["eu-1"].coordination_url == "redis://eu:7000/2"
+    for name in wrong:
+        assert check_arguments(target=name).target == name
+        with pytest.raises(InvalidSettings) as refusal:
+            targets.settings_of(name)
+        message = str(refusal.value).lower().replace("_", "-")
+        assert [other for other in wrong if other in message] == [name]
+    with pytest.raises(InvalidSettings, match=r"bad-0.*bad-1.*bad-2.*bad-3.*BAD"):
+        targets.all_settings()
+    # beat asks for all of them, and each says what is wrong
+    assert targets.intervals() == {**dict.fromkeys(wrong, 300), "eu-1": 60}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "message"),
+    [
+        (EU + "[target.us]", {}, "target: not known"),
+        (EU + "[targets.US]", {}, targets.NAMES),
+        (EU, {"CLEANUP_ORPHANS__": "off"}, targets.NAMES),
+        (EU, {"CLEANUP_ORPHANS": "kill"}, "CLEANUP_ORPHANS: "),
+    ],
+)
+def test_what_is_wrong_for_all_stops_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, environment: dict[str, str], message: str
+) -> None:
+    configure(monkeypatch, tmp_path, text, environment)
+    with pytest.raises(InvalidSettings, match=message):
+        targets.settings_of("eu-1")
+
+
 def test_who_only_sends_needs_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = "[targets.eu-1]\nca_file = '/not/mounted/here'\ninterval_seconds = 60"
     configure(monkeypatch, tmp_path, text, {"CLEANUP_STALE_THRESHOLD_SECONDS": "soon"})
@@ -205,6 +254,8 @@ def test_who_only_sends_needs_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (None, "('default' is not known; known are eu-1, us)"),
         ("", "('default' is not known; known are eu-1, us)"),
         (1, "target: the name of a configured target (not 1)"),
+        ("redis://:secret@eu", f"({targets.NAMES}; known are eu-1, us)"),
+        ("x" * 41, f"({targets.NAMES}; known are eu-1, us)"),
     ],
 )
 def test_an_unknown_target_is_refused(
@@ -214,6 +265,7 @@ def test_an_unknown_target_is_refused(
     with pytest.raises(ValueError, match="nothing was touched") as refusal:
         check_arguments(target=name)
     assert message in str(refusal.value)
+    assert "secret" not in str(refusal.value)
 
 
 def test_unknown_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
