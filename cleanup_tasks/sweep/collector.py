@@ -32,6 +32,8 @@ class Collector:
         self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
+        self._others: set[bytes] = set()
+        self._others_lengths: set[int] = set()
         #: Parties without a heartbeat of the records that are held -> their activity.
         self.absent: dict[bytes, bytes] = {}
 
@@ -51,7 +53,24 @@ class Collector:
             if self._held_bytes > MAX_KEY_BYTES:
                 self._fleet.shrink()
                 self._held_bytes //= 2
+        self._leave_to_orphans()
         self._read_absent()
+
+    def others(self, key: bytes) -> list[bytes]:
+        """Who may own a key too, and has no heartbeat, is not due, and has an id that holds colons.
+
+        An ack of ``team:40`` looks like one of ``team``; only once all was collected it is known that there
+        is such an id.
+        """
+        return keys.owners(key, self._others, self._others_lengths)[0]
+
+    def _leave_to_orphans(self) -> None:
+        coordinators = self._fleet.coordinators
+        self._others = {id_ for id_ in self.orphans if b":" in id_ and coordinators.get(id_) is None}
+        self._others_lengths = {keys.segments_of(id_) for id_ in self._others}
+        for due in self._fleet.due() if self._others else ():
+            due.keys = [key for key in due.keys if not self.others(key)]
+            due.records = {key: shared for key, shared in due.records.items() if not self.others(key)}
 
     def _hold(self, key: bytes, due: Due) -> None:
         """Hold a key that one owns alone."""

@@ -92,7 +92,7 @@ class Explanation:
         collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))
         asked_for = [each for each in everybody.values() if wanted in (None, shown(each.id))]
-        self._add_keys(everybody, {each.id: each for each in asked_for})
+        self._add_keys(everybody, {each.id: each for each in asked_for}, collector)
         if servers.failure is not None:
             raise servers.failure
         return sorted(asked_for, key=lambda each: VERDICTS.index(each.verdict))
@@ -146,7 +146,9 @@ class Explanation:
             orphan.reason = "no heartbeat, but at work"
         return orphan
 
-    def _add_keys(self, everybody: dict[bytes, Explained], asked_for: dict[bytes, Explained]) -> None:
+    def _add_keys(
+        self, everybody: dict[bytes, Explained], asked_for: dict[bytes, Explained], collector: Collector
+    ) -> None:
         fleet = self._fleet
         due = fleet.due()
         going = {key for one in due for key in (*one.keys, *one.records)}
@@ -154,7 +156,7 @@ class Explanation:
         ids_due = {one.id for one in due}
         for name in sorted(self._seen):
             known, unknown, _ = keys.owners(name, fleet.coordinators, fleet.lengths)
-            owners = [*known, *unknown]
+            owners = list(dict.fromkeys([*known, *unknown, *collector.others(name)]))
             goes = name in going
             kept_by = {
                 owner: everybody[owner].verdict if owner in everybody else "no heartbeat"

@@ -210,11 +210,11 @@ def test_a_fresh_activity_keeps(client: Redis, engine: NamedEngine) -> None:
     [
         (lambda client: write_heartbeat(client, b"w:1", "active"), True),
         (lambda client: write_heartbeat(client, b"w:1", "unreadable"), True),
-        # known ids are those that have a heartbeat, or are orphans that are due
-        (lambda client: client.set(keys.activity(b"w:1"), server_time_ms(client)), False),
-        (lambda client: client.set(keys.signal(b"w:1"), "1"), False),
+        (lambda client: client.set(keys.activity(b"w:1"), server_time_ms(client)), True),
+        (lambda client: client.set(keys.signal(b"w:1"), "1"), True),
+        (lambda _client: None, False),
     ],
-    ids=["beats", "unreadable", "works only", "has a signal only"],
+    ids=["beats", "unreadable", "works only", "has a signal only", "nobody knows"],
 )
 def test_an_ack_waits_for_all_that_are_known(
     client: Redis, engine: NamedEngine, meanwhile: Callable[[Redis], object], stays: bool
@@ -226,6 +226,23 @@ def test_an_ack_waits_for_all_that_are_known(
     sweep(client, engine, orphans="reap")
     assert client.exists("blocking:ack:w:1:stop") == stays
     assert not client.exists("blocking:signal:w")
+
+
+def test_one_at_work_keeps_what_looks_like_anothers(client: Redis, engine: NamedEngine) -> None:
+    """Its heartbeat has expired, and the part of its id before a colon is the id of somebody stale."""
+    write_stale(client, b"team", b"w")
+    write_stale(client, b"team:40")
+    client.delete(keys.heartbeat(b"team:40"))
+    client.set(keys.activity(b"team:40"), server_time_ms(client))
+    old = b":done:1:%d" % (server_time_ms(client) - 700_000)
+    records = (b"team:40:w", b"w:team:40")
+    client.mset({keys.IDEMPOTENCY + parties + old: "1" for parties in records})
+    sweep(client, engine, orphans="report")
+    left = {key for key in all_keys(client) if b"team:40" in key}
+    assert left == {*keys_of(b"team:40"), *(keys.IDEMPOTENCY + parties + old for parties in records)} - {
+        keys.heartbeat(b"team:40")
+    }
+    assert all_keys(client) == left
 
 
 @pytest.mark.parametrize(
