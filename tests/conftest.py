@@ -11,6 +11,8 @@ from cleanup_tasks.configuration import targets
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.servers import restarts
+from cleanup_tasks.sweep import grace, notes
 from demo.servers import Server, running_server
 from tests.support import leftovers
 from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
@@ -33,6 +35,13 @@ def _no_process_is_left() -> Iterator[None]:
     leftovers.assert_no_process(mark)
 
 
+def _forget_servers() -> None:
+    """What a process remembers of the servers it has swept is of one test."""
+    notes._remembered.clear()
+    restarts._primaries.clear()
+    grace._warn_once.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No setting of the machine reaches a test, and no test the user's Redis or log file."""
@@ -44,8 +53,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CLEANUP_RESTART_GRACE_SECONDS", "0")
     monkeypatch.setenv("COORDINATION_REDIS_URL", "redis://127.0.0.1:1/0")
     targets.forget()
+    _forget_servers()
     yield
     targets.forget()
+    _forget_servers()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

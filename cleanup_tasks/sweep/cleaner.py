@@ -33,7 +33,8 @@ class Cleaner:
         self._progress = progress
         self._fleet = Fleet()
         self._finder = Finder(servers, report, options.threshold_s, options.max_named)
-        self._reaper = Reaper(engine, report, options.max_named)
+        self._reaper = Reaper(engine, report, options.max_named, self._forget)
+        self._sightings: Sightings | None = None
         self._hold = Hold(servers, options, report, self._fleet)
         self._failure: RedisError | None = None
 
@@ -46,23 +47,17 @@ class Cleaner:
         fleet, report = self._fleet, self._report
         self._hold.begin()
         self._finder.find(self._scan(keys.HEARTBEAT_PATTERN, "finding"), fleet)
-        sightings = self._read_sightings()
+        self._read_sightings()
         # where a primary was lost, the heartbeat of what looks like an orphan may be out of sight
         all_is_seen = self._failure is None and self._servers.failure is None
         looks_for_orphans = self._options.orphans != "off" and all_is_seen
         self._hold.decide()
-        try:
-            orphans = self._clean_generation(orphans=looks_for_orphans)
-        except BaseException:
-            # whoever was reaped and starts anew has to be sighted anew, too
-            if sightings is not None and not self._options.dry_run:
-                with contextlib.suppress(RedisError):
-                    sightings.forget(self._reaper.reaped_orphans)
-            raise
-        if sightings is not None:
-            self._note(orphans.difference(self._reaper.reaped_orphans), sightings)
+        orphans = self._clean_generation(orphans=looks_for_orphans)
+        if self._sightings is not None and self._options.orphans == "reap":
+            self._note(orphans.difference(self._reaper.reaped_orphans), self._sightings)
         while later := fleet.end_generation(self._reaper.kept):
             self._finder.find_again(later, fleet)
+            self._hold.protect_writers()
             self._clean_generation(orphans=False)
         failure = self._failure or self._servers.failure
         if failure is not None:
@@ -70,7 +65,8 @@ class Cleaner:
                 report.cleanup_errors += 1
             raise failure
         report.complete = not report.cleanup_errors
-        self._hold.end(has_sightings=sightings is not None and len(sightings) > 0)
+        # where they can't be read some may be there
+        self._hold.end(has_sightings=self._sightings is None or len(self._sightings) > 0)
 
     def _note(self, orphans: set[bytes], sightings: Sightings) -> None:
         now_ms = self._now_ms()
@@ -121,26 +117,32 @@ class Cleaner:
         )
         self._reaper.reap(batcher.batches(coordinators), count)
 
-    def _read_sightings(self) -> Sightings | None:
-        """The sightings, where orphans are to be reaped; those that are due are added to the fleet."""
-        options, fleet = self._options, self._fleet
+    def _read_sightings(self) -> None:
+        """Read the sightings, if they can be read; orphans that are due are added to the fleet."""
+        options, fleet, hold = self._options, self._fleet, self._hold
+        reaps = options.orphans == "reap"
         sightings = Sightings(
             self._servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
         try:
-            if options.orphans == "reap" and self._servers.failure is None:
+            if not hold.are_sightings_void:
                 sightings.read()
-                self._report.revived_coordinators += sightings.protect_returned(fleet)
-                sightings.add_due(fleet, self._servers, self._now_ms())
-                return sightings
+                hold.protect_returned(sightings.returned(fleet))
             if not options.dry_run:
                 sightings.forget_known(fleet.coordinators)
+            if reaps and self._servers.failure is None:
+                sightings.add_due(fleet, self._servers, self._now_ms())
+            self._sightings = sightings
         except RedisError as error:
             # the stale are cleaned all the same; of a cluster this may be the one primary that is lost
             logger.warning("The sightings of orphans can't be read or written: %s", error)
-            if options.orphans == "reap":
+            if reaps:
                 self._failure = error
-        return None
+
+    def _forget(self, reaped: list[bytes]) -> None:
+        """Forget the sightings of orphans: whoever starts anew has to be sighted anew, too."""
+        if self._sightings is not None and not self._options.dry_run:
+            self._sightings.forget(reaped)
 
     def _now_ms(self) -> int:
         return self._servers.now_ms()

@@ -3,12 +3,15 @@
 import contextlib
 import time
 from pathlib import Path
+from uuid import uuid4
+
+from cleanup_tasks.sweep.notes import Note
 
 #: A clock that gains or loses more than this from one look to the next was set.
 JUMP_MS = 60_000
 
-#: What tells this start of this machine from all others; empty where that can't be told.
-MACHINE = ""
+#: What tells this start of this machine from all others; where that can't be told, this process.
+MACHINE = uuid4().hex
 with contextlib.suppress(OSError):
     MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 #: Runs from the start of the machine, where there is one that does so while it sleeps too.
@@ -18,18 +21,26 @@ _EVEN = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class Clock:
     """Compares the servers' time with this machine's, from look to look."""
 
-    def __init__(self, ahead_ms: int | None) -> None:
-        """`ahead_ms`: what an earlier sweep on this machine noted as `ahead_ms`, None where none did."""
-        #: How far the servers' time is ahead of this machine's, in ms.
-        self.ahead_ms = ahead_ms
+    def __init__(self, note: Note) -> None:
+        """`note`: how far ahead the servers' clock was when sweeps before looked at it."""
+        self._note = note
 
     def look(self, now_ms: int) -> int:
         """How far the servers' clock has jumped since the look before, in ms; 0: it has not.
 
+        A machine that looks for the first time has its wall clock alone, which may be wrong.
+
         Args:
             now_ms: the servers' time in ms since the epoch.
         """
+        note = self._note
         ahead_ms = now_ms - time.clock_gettime_ns(_EVEN) // 1_000_000
-        jump_ms = 0 if self.ahead_ms is None else ahead_ms - self.ahead_ms
-        self.ahead_ms = ahead_ms
+        wall_ahead_ms = now_ms - time.time_ns() // 1_000_000
+        jump_ms = 0
+        if MACHINE in note.clocks:
+            jump_ms = ahead_ms - note.clocks.pop(MACHINE)
+        elif note.wall_ahead_ms is not None:
+            jump_ms = wall_ahead_ms - note.wall_ahead_ms
+        note.clocks[MACHINE] = ahead_ms  # as the last one, for the first ones are forgotten
+        note.wall_ahead_ms = wall_ahead_ms
         return jump_ms if abs(jump_ms) > JUMP_MS else 0

@@ -83,7 +83,9 @@ class Explanation:
         with_heartbeat = set(fleet.coordinators)
         now_ms = servers.now_ms()
         if self._options.orphans == "reap":
-            self._sightings.read()
+            if not hold.are_sightings_void:
+                self._sightings.read()
+                hold.protect_returned(self._sightings.returned(fleet))
             self._sightings.add_due(fleet, servers, now_ms)
         with contextlib.suppress(Held):
             hold.decide()

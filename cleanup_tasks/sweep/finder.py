@@ -1,6 +1,7 @@
 """Finds coordinators by their heartbeats, and judges them."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -60,7 +61,9 @@ class Finder:
             fleet.protect(judged.unknown)
             self._count_unreadable(judged.unreadable)
             self._log(judged)
-            fleet.lively += sum(state is State.ACTIVE for state in judged.kept.values())
+            states = Counter(judged.kept.values())
+            fleet.lively += states[State.ACTIVE]
+            fleet.fading += states[State.FADING]
             fleet.add_ahead(judged.ahead)
             report.heartbeats_ahead += len(judged.ahead)
             report.active_coordinators += len(judged.kept) - len(judged.unreadable)

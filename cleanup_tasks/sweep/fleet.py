@@ -96,6 +96,8 @@ class Fleet:
         self.gone: set[bytes] = set()
         #: How many gave a sign of life within nine tenths of the threshold, by a clock that is right.
         self.lively = 0
+        #: How many are silent for more than nine tenths of it, and active still.
+        self.fading = 0
         #: Some whose heartbeats are far ahead, with these: only their change is a sign of life.
         self.ahead: dict[bytes, bytes] = {}
 

@@ -6,51 +6,31 @@ somebody beats again and `OTHERS_MS` more have passed, or once as much time as t
 nothing has changed of what was noted.
 """
 
-import heapq
-from collections.abc import Sequence
-from hashlib import blake2b
-from operator import attrgetter
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import times_of
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.clock import MACHINE, Clock
+from cleanup_tasks.sweep.clock import Clock
 from cleanup_tasks.sweep.fleet import Due, Fleet
-from cleanup_tasks.sweep.notes import Note, Notes
+from cleanup_tasks.sweep.notes import Notes
 from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.writers import Writers, written_at
 
 #: Fewer than this may well have died one by one.
 FEW = 20
 #: How long the others have to beat once somebody does, in ms.
 OTHERS_MS = 30_000
-#: Of how many it is noted what they wrote.
-MAX_NOTED = 100
+#: How long after the end of a hold another attempt goes on, in ms; at most as long as the threshold, for
+#: nobody who has beaten since can look dead by then.
+ATTEMPTS_MS = 600_000
 
 
 class Held(Exception):
     """Nothing is to be deleted now; the report says why."""
-
-
-class _Sign(NamedTuple):
-    """What somebody has written."""
-
-    id: bytes
-    #: The id as the note spells it.
-    name: str
-    #: The time that its heartbeat says, or its activity where it has none; 0: none.
-    time_ms: float
-    #: Of heartbeat and activity; empty where there is none.
-    digests: tuple[str, str]
-
-    def differs_from(self, note: Note) -> bool:
-        """Whether something was written since the note; what has expired was not."""
-        noted = note.values.get(self.name, self.digests)
-        return any(now not in ("", was) for now, was in zip(self.digests, noted, strict=True))
 
 
 class Hold:
@@ -62,147 +42,169 @@ class Hold:
         self._options = options
         self._report = report
         self._fleet = fleet
-        self._notes = Notes(servers, options.threshold_s + options.interval_s, dry_run=options.dry_run)
-        self._note = Note()
+        self._notes = Notes(servers, options)
         self._now_ms = 0
         self._jump_ms = 0
+        #: Whether sightings of orphans don't say any more how long ago they were.
+        self.are_sightings_void = False
 
     def begin(self) -> None:
-        """Read what the sweep before has noted, and look at the clock."""
-        self._note = self._notes.read()
-        self._clock = Clock(self._note.clocks.get(MACHINE))
+        """Read what the sweep before has noted, and look at the clock and at which servers these are."""
+        self._note = note = self._notes.read()
+        self._writers = Writers(self._fleet, note, self._options.threshold_s)
+        self._clock = Clock(note)
         self._look()
+        run_ids = self._run_ids()
+        if note.run_ids and not set(note.run_ids).issuperset(run_ids):
+            # it was down for a time, or has come back as it was before
+            self._forget_sightings()
+            note.begin_anew(self._now_ms)
+        note.run_ids = run_ids
 
     def decide(self) -> None:
         """Decide after all have been found, and orphans that are due are known; raises Held."""
         self.check_clock()
-        options, note = self._options, self._note
-        if options.force or not options.hold_percent:
-            return
-        number = self._report.stale_coordinators_found + sum(due.is_orphan for due in self._fleet.due())
-        lively = self._lively()
-        seems_dead = number >= FEW and 100 * number >= options.hold_percent * (number + lively)
-        why = (
-            f"{number} of {number + lively} look dead" if lively else f"nobody beats, and {number} look dead"
-        )
-        if not (note.since_ms and number):
-            if seems_dead:
-                self._hold_anew(why)
-            self._release()
-        elif lively and not seems_dead:
-            note.beating_ms = note.beating_ms or self._now_ms
-            self._hold_until(note.beating_ms + OTHERS_MS, "somebody beats again, and others may follow")
-            for sign in self._changed():
-                self._fleet.protect([sign.id])  # whoever writes is alive, whatever its clock says
-                self._report.revived_coordinators += 1
+        changed = self._writers.look(self._now_ms)
+        if self._options.force or not self._options.hold_percent:
             self._release()
         else:
-            self._stay(why)
-
-    def _stay(self, why: str) -> None:
-        """Decide in a hold where still nobody beats; raises Held."""
-        note, changed = self._note, self._changed()
-        note.beating_ms = 0
-        if changed:
-            behind_s = (self._now_ms - changed[0].time_ms) / 1000
-            self._hold_anew(
-                f"{why}, but {len(changed)} have written since the last sweep: the clocks of Redis and "
-                f"coordinators differ, by about {behind_s:.0f} s",
-                ends=False,
-            )
-        if note.values and not any(_name(due.id) in note.values for due in self._fleet.due()):
-            self._hold_anew(f"{why}, others than before")
-        self._hold_until(note.since_ms + 1000 * self._options.threshold_s, why)
+            self._decide(changed)
+        self._protect()
 
     def check_clock(self) -> None:
         """Raise Held if the servers' clock has jumped since the look before."""
         self._look()
         jump_ms, self._jump_ms = self._jump_ms, 0
-        if not jump_ms or self._options.force:
+        if not jump_ms:
             return
-        if not self._options.dry_run:
-            try:  # they don't say any more how long ago it was
-                self._servers.client_for(keys.SIGHTINGS).unlink(keys.SIGHTINGS)
-            except RedisError as error:
-                logger.warning("The sightings of orphans can't be forgotten: %s", error)
-        self._hold_anew(f"the clock of Redis has jumped by {jump_ms / 1000:+.0f} s")
+        self._forget_sightings()
+        self._note.begin_anew(self._now_ms)
+        if not self._options.force:
+            self._hold_anew(f"the clock of Redis has jumped by {jump_ms / 1000:+.0f} s")
+
+    def protect_returned(self, coordinators: list[Due]) -> None:
+        """Protect some that had no heartbeat when they were sighted: whoever has written it since lives."""
+        if coordinators:
+            self._writers.add(coordinators, self._now_ms)
+            self._write()
+
+    def protect_writers(self) -> None:
+        """Protect those of the fleet who were seen to write, whatever their clock says."""
+        self._writers.look(self._now_ms)
+        self._protect()
 
     def end(self, *, has_sightings: bool) -> None:
         """After a sweep that came to its end; where orphans are sighted, the next one needs the clock."""
-        if has_sightings:
-            self._notes.write(Note(clocks=self._clocks()))
+        note = self._note
+        if not note.since_ms:
+            self._writers.forget_others(self._now_ms)
+            note.released_ms = 0
+        if has_sightings or note.since_ms or note.traces:
+            self._write()
         else:
-            self._notes.delete()
+            self._notes.delete(note)
+
+    def _decide(self, changed: list[Due]) -> None:
+        note, fleet = self._note, self._fleet
+        number = self._report.stale_coordinators_found + sum(due.is_orphan for due in fleet.due())
+        if not note.since_ms:
+            number -= len(self._writers.living(self._now_ms))
+        lively = fleet.lively + self._writers.written_ahead()
+        # who fell silent with the others may not be stale by a hair
+        silent = number if lively else number + fleet.fading
+        seems_dead = (
+            number > 0 and silent >= FEW and 100 * number >= self._options.hold_percent * (number + lively)
+        )
+        why = (
+            f"{number} of {number + lively} look dead" if lively else f"nobody beats, and {number} look dead"
+        )
+        if not note.since_ms:
+            attempts_ms = min(ATTEMPTS_MS, 1000 * self._options.threshold_s)
+            if seems_dead and self._now_ms >= note.released_ms + attempts_ms:
+                self._hold_anew(why)
+        elif lively and not seems_dead:
+            self._end_since_somebody_beats(number)
+        elif number:
+            self._end_in_time(why, changed)
+
+    def _end_since_somebody_beats(self, number: int) -> None:
+        note = self._note
+        note.beating_ms = note.beating_ms or self._now_ms
+        until_ms = note.beating_ms + OTHERS_MS
+        if self._now_ms >= until_ms:
+            self._release()
+        elif number:
+            self._hold("somebody beats again, and others may follow", until_ms)
+
+    def _end_in_time(self, why: str, changed: list[Due]) -> None:
+        note = self._note
+        note.beating_ms = 0
+        if changed:
+            latest_ms = max(written_at(changed, self._now_ms))
+            by = f", by about {(self._now_ms - latest_ms) / 1000:.0f} s" if latest_ms else ""
+            self._hold_anew(
+                f"{why}, but {len(changed)} have written since the last sweep: the clocks of Redis and "
+                f"coordinators differ{by}",
+                ends=False,
+            )
+        if self._writers.are_others():
+            self._hold_anew(f"{why}, others than before")
+        until_ms = note.since_ms + 1000 * self._options.threshold_s
+        if self._now_ms < until_ms:
+            self._hold(why, until_ms)
+        note.released_ms = self._now_ms
+        self._release()
+
+    def _hold_anew(self, reason: str, *, ends: bool = True) -> NoReturn:
+        """Hold from now on; `ends`: whether it is known when that ends if nothing changes."""
+        self._note.since_ms, self._note.beating_ms, self._note.released_ms = self._now_ms, 0, 0
+        self._writers.note_all(self._now_ms)
+        self._hold(reason, self._now_ms + 1000 * self._options.threshold_s if ends else None)
+
+    def _hold(self, reason: str, until_ms: int | None) -> NoReturn:
+        self._write()
+        report = self._report
+        report.held, report.held_since_ms, report.held_until_ms = reason, self._note.since_ms, until_ms
+        raise Held(reason)
+
+    def _release(self) -> None:
+        """Note that sweeps are held no more, at once: if this one is cut off, the next one has to know."""
+        if self._note.since_ms:
+            self._note.since_ms = self._note.beating_ms = 0
+            self._writers.forget_others(self._now_ms)
+            self._write()
+
+    def _protect(self) -> None:
+        living = self._writers.living(self._now_ms)
+        self._fleet.protect([due.id for due in living])
+        self._report.revived_coordinators += sum(not due.is_orphan for due in living)
+        if living:
+            logger.warning(
+                "Clocks differ: %d coordinators look dead and have written something since they were noted, "
+                "%s among them; they are kept",
+                len(living),
+                keys.text(living[0].id),
+            )
 
     def _look(self) -> None:
         self._now_ms = self._servers.now_ms()
         if self._now_ms:  # on a cluster perhaps nobody can be asked
             self._jump_ms = self._clock.look(self._now_ms) or self._jump_ms
 
-    def _clocks(self) -> dict[str, int]:
-        others = {machine: ahead for machine, ahead in self._note.clocks.items() if machine != MACHINE}
-        ours = {MACHINE: self._clock.ahead_ms} if MACHINE and self._clock.ahead_ms is not None else {}
-        return others | ours
+    def _run_ids(self) -> list[str]:
+        """Which start of which servers this is; empty where they don't say."""
+        try:
+            return sorted(info["run_id"] for info in self._servers.infos() if "run_id" in info)
+        except ResponseError:
+            return []
 
-    def _lively(self) -> int:
-        """How many beat: by a fresh heartbeat, or one that is ahead and was written anew."""
-        ahead = (_Sign(id_, _name(id_), 0, (_digest(value), "")) for id_, value in self._fleet.ahead.items())
-        return self._fleet.lively + sum(sign.differs_from(self._note) for sign in ahead)
+    def _forget_sightings(self) -> None:
+        self.are_sightings_void = True
+        if not self._options.dry_run:
+            try:
+                self._servers.client_for(keys.SIGHTINGS).unlink(keys.SIGHTINGS)
+            except RedisError as error:
+                logger.warning("The sightings of orphans can't be forgotten: %s", error)
 
-    def _changed(self) -> list[_Sign]:
-        """What those who look dead have written since the note, the latest first."""
-        note, signs = self._note, _signs(self._fleet.due(), self._now_ms)
-        changed = [
-            sign
-            for sign in signs
-            if sign.differs_from(note) or (sign.name not in note.values and 0 < note.latest_ms < sign.time_ms)
-        ]
-        return sorted(changed, key=attrgetter("time_ms"), reverse=True)
-
-    def _hold_anew(self, reason: str, *, ends: bool = True) -> NoReturn:
-        """Hold from now on; `ends`: whether it is known when that ends if nothing changes."""
-        latest = heapq.nlargest(MAX_NOTED, _signs(self._fleet.due(), self._now_ms), key=attrgetter("time_ms"))
-        self._note = Note(
-            since_ms=self._now_ms,
-            latest_ms=latest[0].time_ms if latest else 0,
-            values={_name(id_): (_digest(value), "") for id_, value in self._fleet.ahead.items()}
-            | {sign.name: sign.digests for sign in latest},
-            clocks=self._note.clocks,
-        )
-        self._hold(reason, self._now_ms + 1000 * self._options.threshold_s if ends else None)
-
-    def _hold_until(self, until_ms: int, reason: str) -> None:
-        """Hold, unless it is that time."""
-        if self._now_ms < until_ms:
-            self._hold(reason, until_ms)
-
-    def _hold(self, reason: str, until_ms: int | None) -> NoReturn:
-        self._note.clocks = self._clocks()
-        self._notes.write(self._note)
-        report = self._report
-        report.held, report.held_since_ms, report.held_until_ms = reason, self._note.since_ms, until_ms
-        raise Held(reason)
-
-    def _release(self) -> None:
-        """Forget that sweeps were held, at once: if this one is cut off, the next one has to look anew."""
-        if self._note.since_ms:
-            self._note = Note(clocks=self._clocks())
-            self._notes.write(self._note)
-
-
-def _signs(coordinators: Sequence[Due], now_ms: int) -> list[_Sign]:
-    values = [(due.guards.expected[0], due.guards.expected[1]) for due in coordinators]
-    # an orphan has no heartbeat
-    times = times_of([heartbeat or activity for heartbeat, activity in values], now_ms)
-    return [
-        _Sign(due.id, _name(due.id), time or 0, (_digest(heartbeat), _digest(activity)))
-        for due, time, (heartbeat, activity) in zip(coordinators, times, values, strict=True)
-    ]
-
-
-def _name(id_: bytes) -> str:
-    return id_.decode("latin-1")
-
-
-def _digest(value: bytes) -> str:
-    return blake2b(value, digest_size=8).hexdigest() if value else ""
+    def _write(self) -> None:
+        self._notes.write(self._note, self._now_ms)

@@ -45,17 +45,13 @@ class Sightings:
 
     def read(self) -> None:
         """Read all; they are those of before this sweep."""
-        scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
-        self._sighted = {id_: seen_ms for id_, seen_ms in scanned if seen_ms.isdigit()}
+        if self._client.exists(keys.SIGHTINGS):  # who has never written one may not read them
+            scanned = self._client.hscan_iter(keys.SIGHTINGS, count=CHUNK)
+            self._sighted = {id_: seen_ms for id_, seen_ms in scanned if seen_ms.isdigit()}
 
-    def protect_returned(self, fleet: Fleet) -> int:
-        """Protect the stale that had no heartbeat when they were sighted; returns how many they are.
-
-        Somebody has written it since, whatever its clock says.
-        """
-        returned = [id_ for id_ in self._sighted if fleet.coordinators.get(id_)]
-        fleet.protect(returned)
-        return len(returned)
+    def returned(self, fleet: Fleet) -> list[Due]:
+        """The stale that had no heartbeat when they were sighted."""
+        return [due for id_ in self._sighted if (due := fleet.coordinators.get(id_))]
 
     def add_due(self, fleet: Fleet, servers: Topology, now_ms: int) -> None:
         """Add to the fleet those that were sighted long enough ago and still give no sign of life."""
@@ -103,13 +99,8 @@ class Sightings:
             self._client.hdel(keys.SIGHTINGS, *chunk)
 
     def forget_known(self, with_heartbeat: Container[bytes]) -> None:
-        """Forget all that have a heartbeat, stale or not, for a sweep that notes nobody."""
-        try:
-            if self._client.exists(keys.SIGHTINGS):
-                self.read()
-                self.forget([id_ for id_ in self._sighted if id_ in with_heartbeat])
-        except NoPermissionError:
-            return  # who may not read the sightings has never written one
+        """Forget all that have a heartbeat, stale or not."""
+        self.forget([id_ for id_ in self._sighted if id_ in with_heartbeat])
 
 
 def _chunks(ids: list[bytes]) -> Iterable[list[bytes]]:

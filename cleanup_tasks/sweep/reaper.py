@@ -19,17 +19,25 @@ from cleanup_tasks.sweep.fleet import Due
 class Reaper:
     """What becomes of the batches of one sweep."""
 
-    def __init__(self, engine: Engine, report: Report, max_named: int | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        report: Report,
+        max_named: int | None,
+        when_reaped: Callable[[list[bytes]], object],
+    ) -> None:
         """Count in `report`.
 
         Args:
             engine: what deletes.
             report: the sweep's.
             max_named: how many orphans the log names; None: all.
+            when_reaped: is told of orphans whose keys went, as soon as that is known.
         """
         self._engine = engine
         self._report = report
         self._max_named = max_named
+        self._when_reaped = when_reaped
         self._named = 0
         #: From before a batch is sent until it is counted: an exception may come at any point.
         self._under_way: deque[Batch] = deque()
@@ -80,8 +88,11 @@ class Reaper:
     def _receive(self) -> int:
         with self._none_if_refused(self._under_way[0]):
             batch, answer = self._engine.receive()
+        before = len(self.reaped_orphans)
         done = self._count(batch, answer)
         self._under_way.remove(batch)
+        if orphans := self.reaped_orphans[before:]:
+            self._when_reaped(orphans)
         if answer.error is not None:
             raise answer.error
         return done

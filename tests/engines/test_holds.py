@@ -19,13 +19,23 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.url import parse
+from cleanup_tasks.sweep import clock, notes
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep
+from cleanup_tasks.sweep.writers import MAX_NOTED
 from demo.dataset import KEYS_EACH, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import Server, stop, wait_until
 from tests.support.command import run_command
 from tests.support.proxy import Proxy
-from tests.support.sweeping import THRESHOLD_S, NamedEngine, all_keys, digest, write_heartbeat
+from tests.support.sweeping import (
+    THRESHOLD_S,
+    NamedEngine,
+    all_keys,
+    digest,
+    noted,
+    pass_time,
+    write_heartbeat,
+)
 
 COORDINATORS = [b"worker-%d" % number for number in range(50)]
 #: Of the tests in which coordinators really beat.
@@ -96,14 +106,6 @@ def write_stale(client: Redis, number: int) -> set[bytes]:
     return {key for id_ in ids for key in keys_of(id_)}
 
 
-def pass_time(client: Redis, seconds: int) -> None:
-    """As if what is noted had been noted so much earlier."""
-    note = json.loads(client.get(keys.HOLD) or "")
-    for name in ("since_ms", "beating_ms"):
-        note[name] -= bool(note[name]) * seconds * 1000
-    client.set(keys.HOLD, json.dumps(note), keepttl=True)
-
-
 def wait_s(seconds: float) -> None:
     """Until so much time has passed, where that is what is tested."""
     end_s = time.monotonic() + seconds
@@ -123,7 +125,7 @@ def test_a_partition(server: Server, client: Redis, engine: NamedEngine) -> None
         beating.wait()
         after = swept(server.url, engine, threshold_s=SHORT_S)
         assert (after.held, after.complete, after.active_coordinators) == (None, True, len(COORDINATORS))
-    assert all_keys(client) == related | set(map(keys.heartbeat, COORDINATORS))
+    assert all_keys(client) - OURS == related | set(map(keys.heartbeat, COORDINATORS))
 
 
 def test_a_partition_with_heartbeats_that_expire(server: Server, client: Redis, engine: NamedEngine) -> None:
@@ -199,6 +201,63 @@ def test_clocks_that_differ(server: Server, client: Redis, engine: NamedEngine) 
     assert all_keys(client) - OURS == related | set(map(keys.heartbeat, COORDINATORS))
 
 
+def test_clocks_that_differ_once_the_hold_is_over(server: Server, client: Redis, engine: NamedEngine) -> None:
+    """Whoever was seen to write is protected in each later sweep, until it is silent for the threshold."""
+    related = write_related(client)
+    write_stale(client, 5)
+    with Beating(server.url, behind_ms=1_200_000) as beating:
+        assert swept(server.url, engine).held
+        for sweep in range(5):  # one whose clock is right beats again, and all others still beat
+            pass_time(client, 60)
+            beating.wait()
+            write_heartbeat(client, b"right", "active")
+            report = swept(server.url, engine)
+            assert bool(report.held) == (sweep == 0)
+            if sweep:
+                assert report.revived_coordinators == len(COORDINATORS)
+                assert report.reaped == (5 if sweep == 1 else 0)
+    # Given that they have stopped, they are protected as long as anybody who has beaten just now
+    pass_time(client, THRESHOLD_S - 5)
+    assert swept(server.url, engine).revived_coordinators == len(COORDINATORS)
+    assert related <= all_keys(client)
+    pass_time(client, 5)
+    assert swept(server.url, engine).reaped == len(COORDINATORS)
+    assert all_keys(client) == {keys.heartbeat(b"right")}
+
+
+def test_many_that_are_dead_hide_nobody_who_writes(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    write_stale(client, 200)
+    slow = [b"slow-%d" % number for number in range(10)]
+    write_coordinators(client, slow, STALE_AGE_MS + 900_000)
+    swept(server.url, engine)
+    pass_time(client, 2 * THRESHOLD_S)
+    write_coordinators(client, slow, STALE_AGE_MS + 890_000)
+    assert "but 10 have written since the last sweep" in str(swept(server.url, engine).held)
+
+
+def test_a_note_of_many_is_small(server: Server, client: Redis, engine: NamedEngine) -> None:
+    ids = [b"x" * 200 + b"%d" % number for number in range(MAX_NOTED + 10)]
+    now_ms = server_time_ms(client)
+    client.mset({keys.heartbeat(id_): now_ms - STALE_AGE_MS for id_ in ids})
+    assert swept(server.url, engine).held
+    assert len(noted(client).traces) == MAX_NOTED
+    assert client.strlen(keys.HOLD) < 500_000
+
+
+def test_orphans_that_write_say_nothing_of_clocks_without_a_time(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    orphans = [b"orphan-%d" % number for number in range(20)]
+    client.mset({keys.signal(id_): "1" for id_ in orphans})
+    client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(orphans, "1"))
+    swept(server.url, engine, orphans="reap")
+    client.set(keys.activity(orphans[0]), "no time")
+    report = swept(server.url, engine, orphans="reap")
+    assert str(report.held).endswith("the clocks of Redis and coordinators differ")
+
+
 # The server's clock
 
 
@@ -228,6 +287,173 @@ def test_a_sighting_and_then_a_clock_that_is_set(server: Server, client: Redis, 
         report = swept(proxy.url, engine, orphans="reap")
         assert (report.held, report.orphaned_coordinators_found) == (None, len(COORDINATORS))
         assert all_keys(client) - OURS == related
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_clock_that_is_set_between_two_sweeps_of_a_process(
+    server: Server, client: Redis, engine: NamedEngine, local: bool
+) -> None:
+    """Though nothing was noted in Redis, and somebody on its machine goes by its clock."""
+    ids = COORDINATORS[:19]
+    with Proxy(server.port) as proxy:
+        proxy.ahead_s = -1_200
+        write_coordinators(client, ids, 1_200_000)
+        written = all_keys(client)
+        assert swept(proxy.url, engine).complete
+        assert all_keys(client) == written
+        proxy.ahead_s = 0
+        if local:
+            write_heartbeat(client, b"local", "active")
+        announced = swept(proxy.url, engine, dry_run=True)
+        held = swept(proxy.url, engine)
+        assert announced.held == held.held == "the clock of Redis has jumped by +1200 s"
+        assert swept(proxy.url, engine).held  # and then as any other hold
+        assert written <= all_keys(client)
+
+
+def test_a_clock_that_is_set_before_another_machine_sweeps(
+    server: Server, client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set(keys.signal(b"starting"), "1")
+    with Proxy(server.port) as proxy:
+        assert swept(proxy.url, engine, orphans="reap").complete
+        notes._remembered.clear()
+        monkeypatch.setattr(clock, "MACHINE", "another")
+        assert swept(proxy.url, engine, orphans="reap").held is None
+        monkeypatch.setattr(clock, "MACHINE", "one more")
+        notes._remembered.clear()
+        proxy.ahead_s = 1_200
+        held = swept(proxy.url, engine, orphans="reap").held
+        assert held == "the clock of Redis has jumped by +1200 s"
+        assert swept(proxy.url, engine, orphans="reap").orphaned_coordinators_reaped == 0
+        assert client.exists(keys.signal(b"starting"))
+
+
+# What becomes of the note
+
+
+def test_a_sweep_that_reaps_no_orphans_leaves_the_hold_of_others(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    orphans = [b"orphan-%d" % number for number in range(30)]
+    client.mset({keys.signal(id_): "1" for id_ in orphans})
+    client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(orphans, "1"))
+    since_ms = swept(server.url, engine, orphans="reap").held_since_ms
+    for mode in ("report", "off"):
+        assert swept(server.url, engine, orphans=mode).held is None
+        assert noted(client).since_ms == since_ms
+    # Nor does it end the time that the others have once somebody beats
+    write_heartbeat(client, b"alive", "active")
+    assert swept(server.url, engine, orphans="report").complete
+    assert swept(server.url, engine, orphans="reap").held == "somebody beats again, and others may follow"
+    pass_time(client, 30)
+    assert swept(server.url, engine, orphans="reap").orphaned_coordinators_reaped == 30
+    assert all_keys(client) == {keys.heartbeat(b"alive")}
+
+
+def test_a_sighting_a_sweep_that_reaps_none_and_then_a_clock_that_is_set(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    client.set(keys.signal(b"starting"), "1")
+    with Proxy(server.port) as proxy:
+        swept(proxy.url, engine, orphans="reap")
+        swept(proxy.url, engine, orphans="report")
+        notes._remembered.clear()  # the next process
+        proxy.ahead_s = 1_200
+        assert swept(proxy.url, engine, orphans="reap").held == "the clock of Redis has jumped by +1200 s"
+        assert client.exists(keys.signal(b"starting"))
+
+
+def test_a_note_that_cannot_be_written_is_remembered(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    """Its memory is full; the hold ends as it would."""
+    write_stale(client, 20)
+    client.config_set("maxmemory", 1)
+    try:
+        since_ms = swept(server.url, engine, threshold_s=SHORT_S).held_since_ms
+        assert not client.exists(keys.HOLD)
+        again = swept(server.url, engine, threshold_s=SHORT_S)
+        assert again.held_since_ms == since_ms
+    finally:
+        client.config_set("maxmemory", 0)
+    again = swept(server.url, engine, threshold_s=SHORT_S, dry_run=True)
+    assert again.held_since_ms in (since_ms, None)
+    wait_until(lambda: swept(server.url, engine, threshold_s=SHORT_S).reaped == 20, "it ends")
+
+
+def test_another_attempt_after_the_end_of_a_hold_goes_on(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    write_stale(client, 600)
+    with Proxy(server.port) as proxy:
+        swept(proxy.url, engine)
+        pass_time(client, THRESHOLD_S)
+        proxy.cut_at(b"EVALSHA" if engine.name == "lua" else b"UNLINK", 4)
+        with pytest.raises(RedisError):
+            swept(proxy.url, engine)
+        left = client.dbsize()
+        assert left > 100
+        client.delete(keys.LOCK)
+        # Given that the attempt comes too late, others may have fallen silent meanwhile
+        kept = client.get(keys.HOLD) or b""
+        pass_time(client, THRESHOLD_S)
+        assert swept(proxy.url, engine, dry_run=True).held
+        client.set(keys.HOLD, kept)
+        report = swept(proxy.url, engine)
+        assert (report.held, report.complete) == (None, True)
+        assert all_keys(client) == set()
+
+
+def restarted(server: Server, folder: Path) -> Server:
+    """Another start of it, with the data that it has saved."""
+    with server.client() as client:
+        client.save()
+    stop(server.process)
+    back = Server(str(server.process.args[0]), folder)  # type: ignore[index]
+    back.wait()
+    return back
+
+
+def test_a_restart_begins_a_hold_anew(server: Server, engine: NamedEngine, tmp_path: Path) -> None:
+    """The time while it was down, or which an old snapshot shows, was no time to beat."""
+    back = Server(str(server.process.args[0]), tmp_path)  # type: ignore[index]
+    try:
+        back.wait()
+        with back.client() as client:
+            write_stale(client, 50)
+            assert swept(back.url, engine).held
+            pass_time(client, THRESHOLD_S + 5)
+        back = restarted(back, tmp_path)
+        with back.client() as client:
+            now_ms = server_time_ms(client)
+            report = swept(back.url, engine)
+            assert report.held == "nobody beats, and 50 look dead"
+            assert (report.held_since_ms or 0) >= now_ms
+            pass_time(client, THRESHOLD_S)
+            assert swept(back.url, engine).reaped == 50
+    finally:
+        stop(back.process)
+
+
+def test_a_restart_makes_sightings_void(server: Server, engine: NamedEngine, tmp_path: Path) -> None:
+    back = Server(str(server.process.args[0]), tmp_path)  # type: ignore[index]
+    try:
+        back.wait()
+        with back.client() as client:
+            client.set(keys.signal(b"starting"), "1")
+            swept(back.url, engine, orphans="reap")
+            client.hset(keys.SIGHTINGS, "starting", 1)
+        back = restarted(back, tmp_path)
+        with back.client() as client:
+            write_heartbeat(client, b"alive", "active")
+            for dry_run in (True, False, False):
+                report = swept(back.url, engine, orphans="reap", dry_run=dry_run)
+                assert (report.held, report.orphaned_coordinators_found) == (None, 1)
+                assert report.orphaned_coordinators_reaped == 0
+            assert client.exists(keys.signal(b"starting"))
+    finally:
+        stop(back.process)
 
 
 # The ways out
@@ -268,11 +494,10 @@ def test_it_ends_when_nothing_has_changed_for_as_long_as_the_threshold(
 def test_it_stays_while_somebody_writes_what_looks_dead(
     server: Server, client: Redis, engine: NamedEngine, number: int
 ) -> None:
-    """Also one of which nothing was noted, for there are more than a hundred."""
     write_stale(client, number)
     write_coordinators(client, [b"slow"], STALE_AGE_MS + 1_000)
     swept(server.url, engine)
-    assert (b"slow".decode() in json.loads(client.get(keys.HOLD) or "")["values"]) == (number == 50)
+    assert len(noted(client).traces) == number + 1
     client.set(keys.heartbeat(b"slow"), server_time_ms(client) - STALE_AGE_MS + 20_000)
     pass_time(client, 2 * THRESHOLD_S)
     report = swept(server.url, engine)
@@ -305,7 +530,7 @@ def test_it_ends_30_s_after_somebody_was_seen_to_beat(
     write_coordinators(client, [b"stale-1"], STALE_AGE_MS - 1_000)
     report = swept(server.url, engine)
     assert (report.reaped, report.revived_coordinators, report.complete) == (19, 1, True)
-    assert all_keys(client) == {*keys_of(b"stale-1"), keys.heartbeat(b"alive")}
+    assert all_keys(client) - OURS == {*keys_of(b"stale-1"), keys.heartbeat(b"alive")}
 
 
 @pytest.mark.parametrize("options", [{"force": True}, {"hold_percent": 0}])
@@ -354,6 +579,9 @@ def test_a_dry_run_says_what_a_real_one_would_do_and_notes_nothing(
         ({660: 25, 60: 25}, 50, True),
         ({660: 24, 60: 25}, 50, False),
         ({660: 24, 590: 25, 60: 24}, 50, True),
+        # who fell silent with those that are few
+        ({660: 5, 590: 15}, 100, True),
+        ({660: 5, 590: 15, 60: 1}, 100, False),
         ({660: 19, 60: 1}, 1, False),
     ],
 )

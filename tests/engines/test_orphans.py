@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
@@ -12,11 +13,15 @@ from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.single import SingleServer
+from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep import orphans
+from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.orphans import MISSED_SWEEP_S
+from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data, write_coordinators
-from demo.servers import running_server, wait_until
+from demo.servers import Server, running_server, wait_until
 from tests.support.command import run_command
+from tests.support.proxy import Proxy
 from tests.support.sweeping import (
     NOTES,
     THRESHOLD_S,
@@ -26,6 +31,7 @@ from tests.support.sweeping import (
     clean,
     digest,
     new_report,
+    pass_time,
     sweep,
     write_heartbeat,
     write_stale,
@@ -413,6 +419,59 @@ def test_a_heartbeat_that_was_not_there_at_the_sighting_is_a_sign_of_life(
     write_stale(client, b"another")
     report = sweep(client, engine, orphans="reap")
     assert (report.keys_deleted, report.revived_coordinators, report.complete) == (KEYS_EACH, 1, True)
-    assert all_keys(client) == set(keys_of(b"a"))
-    # and when it is not written again, it counts as any other
+    assert all_keys(client) - NOTES == set(keys_of(b"a"))
+    # Then it is kept as long as it is written, and counts as any other once it was not for the threshold
+    for passed_s in (0, THRESHOLD_S - 5):
+        pass_time(client, passed_s)
+        assert sweep(client, engine, orphans="reap").revived_coordinators == 1
+    client.set(keys.heartbeat(b"a"), server_time_ms(client) - 650_000)
+    for passed_s in (5, THRESHOLD_S - 5):
+        pass_time(client, passed_s)
+        assert sweep(client, engine, orphans="reap").keys_deleted == 0
+    pass_time(client, 5)
     assert sweep(client, engine, orphans="reap").keys_deleted == KEYS_EACH
+    assert all_keys(client) == set()
+
+
+def test_whoever_beats_is_forgotten_by_a_sweep_that_is_held_or_fails(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    for fails in (False, True):
+        client.flushall()
+        orphans = [b"o%d" % number for number in range(40)]
+        write_orphans(client, *orphans)
+        ripen(client, engine)
+        write_heartbeat(client, orphans[0], "active" if fails else "stale")
+        with Proxy(server.port) as proxy:
+            if fails:
+                proxy.cut_at(b"EVALSHA" if engine.name == "lua" else b"UNLINK", 1)
+            options = Options(
+                address=parse(proxy.url), engine=engine.name, orphans="reap", restart_grace_s=0, dry_run=False
+            )
+            if fails:
+                with pytest.raises(RedisError):
+                    Sweep(options).run()
+            else:
+                assert Sweep(options).run().held
+        assert not client.hexists(keys.SIGHTINGS, orphans[0])
+
+
+def test_the_reaped_are_forgotten_batch_by_batch(client: Redis, engine: NamedEngine) -> None:
+    """A sweep that is killed leaves no sighting by which one that starts anew would be judged."""
+    orphans = [b"o%d" % number for number in range(300)]
+    write_orphans(client, *orphans)
+    ripen(client, engine)
+
+    def look(number: int, _batch: Batch) -> None:
+        # all but those under way have no sighting any more
+        gone = [id_ for id_ in orphans if not client.exists(keys.signal(id_))]
+        sighted = sum(map(bool, client.hmget(keys.SIGHTINGS, gone))) if gone else 0
+        seen.append((number, len(gone), sighted))
+
+    seen: list[tuple[int, int, int]] = []
+    watched = Before(engine, look)
+    watched.in_flight = 1
+    assert sweep(client, watched, orphans="reap").orphaned_coordinators_reaped == 300
+    assert len(seen) > 3
+    assert seen[-1][1] > 0
+    assert {sighted for _number, _gone, sighted in seen} == {0}

@@ -1,6 +1,5 @@
 """A server that came up with old data, or took over from another, a moment ago is left alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +7,14 @@ import pytest
 from redis import Redis
 
 from cleanup_tasks.reporting.report import Report
-from cleanup_tasks.servers import acl, restarts
+from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.url import parse
-from cleanup_tasks.sweep import grace
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import KEYS_EACH, STALE_AGE_MS, write_coordinators
 from demo.servers import Server, running_server, stop, wait_until
 
 pytestmark = pytest.mark.every_server
-
-
-@pytest.fixture(autouse=True)
-def _new_process() -> Iterator[None]:
-    """What a process remembers of the servers it has swept is of one test."""
-    restarts._primaries.clear()
-    grace._warn_once.cache_clear()
-    yield
-    restarts._primaries.clear()
 
 
 def swept(server: Server, **options: Any) -> Report:

@@ -22,9 +22,10 @@ from cleanup_tasks.servers.client import REPLY_S
 from cleanup_tasks.servers.lock import TTL_S
 from cleanup_tasks.sweep.batcher import WHOLE_KEYS
 from cleanup_tasks.sweep.fleet import MAX_COORDINATOR_BYTES, MAX_KEY_BYTES
-from cleanup_tasks.sweep.holds import FEW, MAX_NOTED, OTHERS_MS
+from cleanup_tasks.sweep.holds import FEW, OTHERS_MS
 from cleanup_tasks.sweep.notes import TTL_S as NOTE_TTL_S
 from cleanup_tasks.sweep.orphans import MAX_SIGHTINGS, MISSED_SWEEP_S
+from cleanup_tasks.sweep.writers import MAX_NOTED
 from cleanup_tasks.tasks import BACKOFF_S
 from demo.stack import ROOT
 from tests.support.markdown import PAGES, anchors, blocks, links, rows, section, text_of
@@ -231,7 +232,7 @@ def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
         f"| until the sweep ends; {TTL_S} seconds if it was killed |",
         f"at least {FEW} coordinators look dead",
         f"{OTHERS_MS // 1000} seconds after a sweep saw",
-        f"by up to {MAX_NOTED} coordinators",
+        f"by up to {MAX_NOTED:,} coordinators",
         f"at most {NOTE_TTL_S // 86_400} days and the threshold and the interval",
         f"and {MISSED_SWEEP_S // 60} minutes, after the last sweep",
         f"At most {MAX_SIGHTINGS:,} sightings",
