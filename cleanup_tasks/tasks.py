@@ -6,6 +6,8 @@ caller's ``get()`` has the fallback's metrics. Where the connection or the serve
 task is retried with backoff.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -13,23 +15,27 @@ from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
-import cleanup_tasks.worker  # noqa: F401, what else a worker that has these tasks does
 from cleanup_tasks.attempt import Attempt
 from cleanup_tasks.configuration.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.configuration.targets import settings_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
 from cleanup_tasks.origin import way_back
-from cleanup_tasks.reporting.log import about, logger
+from cleanup_tasks.reporting.exporter import CHANNEL
+from cleanup_tasks.reporting.log import about, log_failure, logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.schedule import interval_of
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
 from cleanup_tasks.sweep.options import REQUESTED
 from cleanup_tasks.sweep.sweep import Sweep
+from cleanup_tasks.worker import ENGINE_OF_TASK  # with it comes what else a worker does
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
+#: Targets whose last cleanup in this process failed without ever connecting. What beat sends for them has one
+#: attempt, for beat will ask again, and other targets wait for this process.
+_unreachable: set[str] = set()
 
 KEYWORDS_ONLY = "takes keyword arguments only, as in dry_run=True; nothing was touched"
 
@@ -60,7 +66,25 @@ class CleanupTask(Task):
         """The arguments, if they are what they should be; raises as the task does."""
         if previous_result is not None and not self.request.parent_id:
             raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
-        return check_arguments(**arguments)
+        with self.telling():
+            return check_arguments(**arguments)
+
+    @contextlib.contextmanager
+    def telling(self, target: str | None = None) -> Iterator[None]:
+        """In a worker, log what is refused, for the caller may be a beat; count it for a target, if any."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.is_alone:
+                log_failure(str(error), connected=True)
+                if target is not None:
+                    CHANNEL.call("end", target, "failed", ENGINE_OF_TASK[self.name])
+            raise
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it runs in the caller's process, where nobody could retry."""
+        return bool(self.request.called_directly or self.request.is_eager)
 
 
 #: As an option this wins over the application's annotations: these tasks have retries of their own.
@@ -151,19 +175,21 @@ def _attempt(
 
 def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: EngineName) -> dict[str, Any]:
     target = arguments.target or DEFAULT_TARGET
-    settings = settings_of(target)[target]
-    is_alone = task.request.called_directly or task.request.is_eager  # nobody there who could retry
+    with task.telling(target):
+        settings = settings_of(target)[target]
+    beat_interval_s = interval_of(task.request.headers)
+    is_patient = beat_interval_s is None or target not in _unreachable
     options = options_of(
         settings,
         arguments,
         engine=engine,
         fallback_reason=attempt.fallback_reason,
-        beat_interval_s=interval_of(task.request.headers),
+        beat_interval_s=beat_interval_s,
         previous=attempt.previous,
         previous_owner=attempt.owner,
-        is_retried=not is_alone and attempt.retries < len(BACKOFF_S),
+        is_retried=not task.is_alone and is_patient and attempt.retries < len(BACKOFF_S),
     )
-    if is_alone:
+    if task.is_alone:
         return sweep_or_fall_back(options).report.metrics(settings.cleanup_max_reported_ids)
     sweep = Sweep(options)
     try:
@@ -175,11 +201,16 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         _retry(task, sweep, refusal, 0, replace(attempt, owner=options.owner, fallback_reason=str(refusal)))
     except RedisError as error:
         if not (options.is_retried and is_transient(error)):
+            if not sweep.connected:
+                _unreachable.add(target)
             raise
         wait_s = BACKOFF_S[attempt.retries]
         logger.warning("Cleanup is tried again in %d s: %s", wait_s, error)
         retries = attempt.retries + 1
         _retry(task, sweep, error, wait_s, replace(attempt, owner=options.owner, retries=retries))
+    finally:
+        if sweep.connected:
+            _unreachable.discard(target)
     return sweep.report.metrics(settings.cleanup_max_reported_ids)
 
 

@@ -176,7 +176,7 @@ def _list(found: list[Found], style: Style) -> int:
 
 def _show(ended: list[Ended], style: Style, *, are_several: bool) -> None:
     if style.as_json:
-        reports = [each.report.metrics() for each in ended if each.connected]
+        reports = [each.report.metrics() for each in ended if each.connected or are_several]
         for shown in [reports] if are_several else reports:
             print(json.dumps(shown, indent=2), flush=True)
     elif style.is_for_people:

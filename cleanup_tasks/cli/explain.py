@@ -44,8 +44,9 @@ def explain(options: Options, wanted: str, style: Style) -> int:
             connected = True
             explanation = Explanation(servers, options)
             explained = explanation.explain(coordinator)
-    except RedisError as error:
-        logger.error("%s: %s", "Explanation failed" if connected else "Redis connection failed", error)
+    except Exception as error:  # also a credential provider's
+        why = error if isinstance(error, RedisError) else repr(error)
+        logger.error("%s: %s", "Explanation failed" if connected else "Redis connection failed", why)
         return ERRORS if connected else NO_CONNECTION
     if style.as_json:
         for each in explained:

@@ -42,6 +42,8 @@ def _find(target: str, settings: Settings) -> Found:
             return Found(target, redis, version_of(servers.client_for(keys.LOCK)))
     except RedisError as error:
         return Found(target, redis, None, str(error))
+    except Exception as error:  # a credential provider's
+        return Found(target, redis, None, repr(error))
 
 
 def listing(found: list[Found]) -> Table:

@@ -1,5 +1,6 @@
 """The arguments of one sweep, as a task or the command is given them."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -48,8 +49,17 @@ def check_arguments(known: Iterable[str] | None = None, /, **arguments: object) 
         raise ValueError(f"invalid arguments: {wrong}; nothing was touched") from None
 
 
-def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options:
-    """The inputs of a sweep; `rest` are fields of `Options` that neither settings nor arguments hold."""
+def options_of(
+    settings: Settings, arguments: Arguments, *, beat_interval_s: float | None = None, **rest: Any
+) -> Options:
+    """The inputs of a sweep.
+
+    Args:
+        settings: those of its target.
+        arguments: what the caller asks for.
+        beat_interval_s: how often beat asks for it, in seconds, which is worth more than the setting.
+        rest: fields of `Options` that neither settings nor arguments hold.
+    """
     threshold_s = arguments.stale_threshold_seconds
     named: dict[str, Any] = {"max_named": settings.cleanup_max_reported_ids, **rest}
     return Options(
@@ -62,7 +72,8 @@ def options_of(settings: Settings, arguments: Arguments, **rest: Any) -> Options
         force=arguments.force,
         hold_percent=settings.cleanup_hold_percent,
         restart_grace_s=settings.cleanup_restart_grace_seconds,
-        interval_s=settings.cleanup_interval_seconds,
+        interval_s=math.ceil(beat_interval_s or settings.cleanup_interval_seconds),
+        beat_interval_s=beat_interval_s,
         log_path=settings.log_path,
         log_format=settings.cleanup_log_format,
         **named,

@@ -161,8 +161,12 @@ class Metrics(Collector):
         held: bool | None = None,
         unreadable: Mapping[str, int] | None = None,
         fallback_reason: str | None = None,
+        interval_s: float | None = None,
     ) -> None:
-        """Count a sweep that ended, with what it found and whether it was held unless it was a dry run."""
+        """Count a sweep that ended, with what it found and whether it was held unless it was a dry run.
+
+        `interval_s` is how often beat asks for it, None where somebody else did.
+        """
         self.sweeps.labels(target, outcome, engine).inc()
         if duration_s is not None:
             self.duration.labels(target, engine).observe(duration_s)
@@ -177,6 +181,8 @@ class Metrics(Collector):
                 self._note(self.last_unreadable, target, unreadable.get(reason, 0), reason)
         if fallback_reason is not None:
             self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
+        if interval_s is not None:
+            self._note(self.interval, target, interval_s)
         if outcome == "success":
             self._note(self.last_success, target, time.time())
 

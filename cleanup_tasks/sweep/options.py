@@ -48,7 +48,7 @@ class Options:
     restart_grace_s: int = 60
     #: How often sweeps are due, in seconds.
     interval_s: int = 300
-    #: How often beat asks for it, in seconds; None where somebody else does.
+    #: The same where beat asks for it, as beat says; None where somebody else does.
     beat_interval_s: float | None = None
     #: The lock's token, another one for each attempt of a task; and that of the attempt before this one.
     owner: str = field(default_factory=lambda: uuid4().hex)

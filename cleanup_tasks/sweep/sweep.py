@@ -220,6 +220,7 @@ class Sweep:
             held=outcome == "held" if counts else None,
             unreadable=report.unreadable_by_reason if counts else None,
             fallback_reason=report.fallback_reason if came_to_its_end else None,
+            interval_s=options.beat_interval_s,
         )
 
     def _publish(self) -> None:

@@ -91,6 +91,52 @@ def test_some_targets_as_json(environment: dict[str, str]) -> None:
     ]
 
 
+def test_all_targets_as_json_name_those_that_failed(environment: dict[str, str]) -> None:
+    ended = run_command("", "--all-targets", "--json", **environment)
+    assert ended.returncode == 1
+    reports = {report["target"]: report for report in json.loads(ended.stdout)}
+    assert {name: report["complete"] for name, report in reports.items()} == {
+        "cluster": True,
+        "down": False,
+        "healthy": True,
+    }
+    assert "refused" in reports["down"]["failure"]
+    assert reports["healthy"]["failure"] is None
+
+
+@pytest.mark.parametrize("is_bad", [True, False])
+def test_a_fault_of_one_target_is_that_targets(environment: dict[str, str], is_bad: bool) -> None:
+    wrong = environment | {"COORDINATION_REDIS_URL_FILE__BAD": "/nowhere/at/all"}
+    ended = run_command("", "--target", "bad" if is_bad else "healthy", "--json", **wrong)
+    assert ended.returncode == (2 if is_bad else 0), ended.stderr
+    assert ("COORDINATION_REDIS_URL_FILE__BAD: " in ended.stderr) == is_bad
+
+
+def test_a_credential_provider_that_breaks(
+    environment: dict[str, str], targets: tuple[Server, RunningCluster], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from redis import CredentialProvider\n"
+        "class Broken(CredentialProvider):\n"
+        "    def get_credentials(self): raise RuntimeError('no token today')\n"
+    )
+    wrong = environment | {
+        "PYTHONPATH": str(tmp_path),
+        "COORDINATION_REDIS_URL__BROKEN": targets[0].url,
+        "COORDINATION_REDIS_CREDENTIAL_PROVIDER__BROKEN": "broken:Broken",
+    }
+    ended = run_command("", "--list-targets", "--json", **wrong)
+    assert ended.returncode == 1, ended.stderr
+    found = {each["target"]: each for each in json.loads(ended.stdout)}
+    assert list(found) == ["broken", "cluster", "down", "healthy"]
+    assert (found["broken"]["server"], found["broken"]["error"]) == (None, "RuntimeError('no token today')")
+    assert found["healthy"]["server"]
+    ended = run_command("", "--target", "broken", "--explain", **wrong)
+    assert ended.returncode == 1
+    assert "Redis connection failed: RuntimeError('no token today')" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_one_target(environment: dict[str, str]) -> None:
     ended = run_command("", "--target", "healthy", "--json", **environment)
     assert (ended.returncode, json.loads(ended.stdout)["target"]) == (0, "healthy")

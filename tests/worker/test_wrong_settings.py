@@ -30,7 +30,7 @@ def test_a_hosts_worker_works_on(broker: Server, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         fleet = stack.enter_context(Stack(environment, tmp_path, app="tests.support.foreign"))
         caller = stack.enter_context(
-            Celery("caller", broker=urls["SHOP_BROKER"], backend=urls["SHOP_RESULTS"])
+            Celery("caller", broker=urls["SHOP_BROKER"], backend=urls["SHOP_RESULTS"], set_as_current=False)
         )
         options = ("--queues", "shop,maintenance", "--concurrency", "2", "--loglevel", "WARNING")
         fleet.start("worker", "worker", *options)
