@@ -1,10 +1,12 @@
 """Brokers and result backends that a host may have: what pip can bring, beside Redis with Redis."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
 
@@ -73,7 +75,21 @@ def test_a_broker_and_a_backend(
             wait_until(lambda: client.dbsize() == 0, f"{task} has cleaned", 60)
 
 
-def test_all_in_memory(server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """A worker in this process leaves its logging alone: tests after this one look at what is logged."""
+
+    def nothing(**_: Any) -> None:
+        pass
+
+    signals.setup_logging.connect(nothing)
+    yield
+    signals.setup_logging.disconnect(nothing)
+
+
+def test_all_in_memory(
+    server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch, own_logging: None
+) -> None:
     """As the tests of a host have it: broker, worker and backend in one process."""
     monkeypatch.setenv("COORDINATION_REDIS_URL", server.url)
     with Celery(broker="memory://", backend="cache+memory://", set_as_current=False) as app:
