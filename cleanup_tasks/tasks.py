@@ -78,7 +78,8 @@ class CleanupTask(Task):
             if not self.is_alone:
                 log_failure(str(error), connected=True)
                 if target is not None:
-                    CHANNEL.call("end", target, "failed", ENGINE_OF_TASK[self.name])
+                    engine, interval_s = ENGINE_OF_TASK[self.name], interval_of(self.request.headers)
+                    CHANNEL.call("end", target, "failed", engine, interval_s=interval_s)
             raise
 
     @property

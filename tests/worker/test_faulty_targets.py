@@ -92,6 +92,7 @@ def test_a_fault_of_one_target_is_told_and_counted(host: Host, server: Server) -
     assert host.send("good")["complete"]
     assert host.count("bad") == host.count("ends") == {"success": 0, "failed": 1, "retried": 0}
     assert host.count("good") == {"success": 1, "failed": 0, "retried": 0}
+    assert scrape(host.metrics_port)['cleanup_interval_seconds{target="bad"}'] == INTERVAL_S
     log = host.stack.log("worker")
     told = [line for line in log.splitlines() if "Cleanup failed: " in line and "ERROR" in line]
     expected = (
