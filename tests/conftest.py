@@ -38,7 +38,7 @@ def _no_process_is_left() -> Iterator[None]:
 def _forget_servers() -> None:
     """What a process remembers of the servers it has swept is of one test."""
     notes._remembered.clear()
-    restarts._primaries.clear()
+    restarts._answering.clear()
     grace._warn_once.cache_clear()
 
 

@@ -3,39 +3,57 @@
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: INFO, as redis-py reads it.
 Info = Mapping[str, Any]
 
-#: Replication id of each primary that this process has swept -> when it was first seen, if it had taken over
-#: from another of them, on the monotonic clock; else long ago.
-_primaries: dict[str, float] = {}
+#: Address -> the run ids of the primaries that this process has found there last, and since when on the
+#: monotonic clock; those that it found first have been there for long, as far as it knows.
+_answering: dict[str, dict[str, float]] = {}
 
 
-def reason_to_wait(info: Info, grace_s: int) -> str | None:
-    """Why a server should be left alone for now, or None.
+def note_loading(address: str) -> None:
+    """Note that no primary has been there for long, for it loads its data."""
+    _answering[address] = {}
+
+
+def reason_to_wait(address: str, infos: Sequence[Info], grace_s: int) -> str | None:
+    """Why the servers at an address should be left alone for now, or None.
 
     Args:
-        info: what it says about itself.
-        grace_s: how long ago in seconds it may have come up, or taken over.
+        address: where they are.
+        infos: what each primary says about itself.
+        grace_s: how long ago in seconds one may have come up, or taken over.
     """
-    if info.get("role") != "master":
-        return None  # a replica has what its primary has, and is only looked at
+    # a replica has what its primary has, and is only looked at
+    primaries = {info.get("run_id", ""): info for info in infos if info.get("role") == "master"}
+    now_s = time.monotonic()
+    before, is_first = _answering.get(address, {}), address not in _answering
+    since = {run_id: before.get(run_id, -math.inf if is_first else now_s) for run_id in primaries}
+    _answering[address] = since
+    reasons = (_reason(info, now_s - since[run_id], grace_s) for run_id, info in primaries.items())
+    return next(filter(None, reasons), None)
+
+
+def _reason(info: Info, answers_s: float, grace_s: int) -> str | None:
     up_s = int(info.get("uptime_in_seconds", grace_s))
-    if up_s < grace_s and _has_loaded(info, up_s):
-        return f"Redis came up {up_s} s ago with earlier data, so it is left alone for {grace_s} s"
-    took_over_s = time.monotonic() - _took_over_at(info)
-    if took_over_s < grace_s:
+    if min(up_s, answers_s) >= grace_s or not _has_loaded(info, up_s):
+        return None
+    if up_s >= grace_s and info.get("second_repl_offset", -1) > 0:
         return f"this Redis has taken over from another just now, so it is left alone for {grace_s} s"
-    return None
+    # to load its data may have taken it longer than that
+    seconds = int(min(up_s, answers_s))
+    return f"Redis came up {seconds} s ago with earlier data, so it is left alone for {grace_s} s"
 
 
 def _has_loaded(info: Info, up_s: int) -> bool:
     """Whether it had data when it came up; from its disk, or from a primary that it has replaced."""
-    if info.get("aof_base_size", 0) > 0 or info.get("second_repl_offset", -1) > 0:
+    if info.get("second_repl_offset", -1) > 0:
         return True
+    if info.get("aof_enabled") and info.get("aof_current_size", 0) > 0:
+        return True  # it doesn't say how much of that was there before
     if "rdb_last_load_keys_loaded" in info:  # from 7.0 on
         return bool(info["rdb_last_load_keys_loaded"] > 0)
     # what was written since, and not saved meanwhile, is counted
@@ -43,10 +61,3 @@ def _has_loaded(info: Info, up_s: int) -> bool:
     came_up_s = info.get("server_time_usec", math.inf) // 1_000_000 - up_s
     is_saved = info.get("rdb_last_save_time", 0) > came_up_s
     return not is_saved and keys > info.get("rdb_changes_since_last_save", keys)
-
-
-def _took_over_at(info: Info) -> float:
-    now, before = info.get("master_replid"), info.get("master_replid2")
-    if now is None:
-        return -math.inf
-    return _primaries.setdefault(now, time.monotonic() if before in _primaries else -math.inf)

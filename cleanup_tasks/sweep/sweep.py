@@ -28,7 +28,7 @@ from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.cooldown import Cooldown
 from cleanup_tasks.sweep.garbage import without_garbage_collection
-from cleanup_tasks.sweep.grace import reason_to_skip
+from cleanup_tasks.sweep.grace import noting_that_it_loads, reason_to_skip
 from cleanup_tasks.sweep.options import Options
 
 #: Why a sweep that found the lock held did nothing.
@@ -106,7 +106,8 @@ class Sweep:
         options = self._options
         with servers_at(options.address, options.tls) as servers:
             with explained(options.address):
-                servers.connect()
+                with noting_that_it_loads(options):
+                    servers.connect()
                 if servers.is_replica() and not options.dry_run:
                     raise ReadOnlyError("this is a replica: use its primary, or its sentinels' addresses")
             self.connected = True

@@ -275,6 +275,22 @@ def test_a_clock_that_is_set_while_a_sweep_runs(server: Server, client: Redis, e
         client.delete(keys.HOLD)
 
 
+def test_a_clock_that_is_set_back_a_little_while_a_sweep_runs(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    """Then everybody is kept, and the report says that not all was done."""
+    data = write_stale(client, 3)
+    with Proxy(server.port) as proxy:
+        proxy.ahead_s = 30
+
+        def set_back(what: str, *_: int) -> None:
+            proxy.ahead_s = 30 * (what == "finding")
+
+        report = swept(proxy.url, engine, progress=set_back)
+    assert (report.held, report.keys_deleted, report.complete) == (None, 0, False)
+    assert all_keys(client) == data
+
+
 def test_a_sighting_and_then_a_clock_that_is_set(server: Server, client: Redis, engine: NamedEngine) -> None:
     related = write_related(client)
     with Proxy(server.port) as proxy:

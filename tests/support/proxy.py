@@ -55,6 +55,12 @@ class Proxy:
         finally:
             self.refusing = False
 
+    def turn_to(self, port: int) -> None:
+        """From now on forward to another server, as an address does that moves after a failover."""
+        self._target = port
+        for connection in list(self._sockets):
+            self._hang_up(connection)
+
     def pass_on(self, request: bytes) -> None:
         """Called before a client's bytes are sent on; to raise OSError cuts the connection."""
 
