@@ -8,13 +8,13 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint
 help:  ## Show this list.
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/demo  ## See the main job on real data, in ten seconds.
+demo: .venv/demo  ## See the main job on generated data, in ten seconds.
 	@$(BIN)/python -m demo
 
 up: .venv/demo  ## Start a playground with Flower, until Ctrl-C.
 	@$(BIN)/python -m demo.up
 
-cleanup: .venv/demo  ## Clean up the Redis that your environment names.
+cleanup: .venv/demo  ## Clean up the Redis of your environment; ARGS=--verbose
 	@$(BIN)/cleanup-blocking-coordination $(ARGS)
 
 dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.

@@ -23,7 +23,13 @@ from cleanup_tasks.sweep.options import Options
 _COLOURS = {"stale": "red", "orphaned": "yellow", "unreadable": "yellow", "active": "green"}
 
 #: Families -> what people call one key of it.
-_WORDS = {"ack": "ack", "idempotency": "record", "signal": "signal", "activity": "activity"}
+_WORDS = {
+    "ack": "ack",
+    "idempotency": "record",
+    "signal": "signal",
+    "activity": "activity",
+    "heartbeat": "heartbeat",
+}
 DELETE, KEEP = "delete", "keep"
 
 
@@ -50,15 +56,20 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         return ERRORS if connected else NO_CONNECTION
     if style.as_json:
         for each in explained:
-            print(json.dumps({**_as_json(each), "held": explanation.held}))
+            print(json.dumps({**_as_json(each), "held": explanation.held, "skipped": explanation.skipped}))
         return 0
     console = Console(soft_wrap=False)
-    console.print(Text.assemble(("Redis  ", "bold"), str(options.address)))
+    head = Table.grid(padding=(0, 2))
+    head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
         now = "nothing is deleted now, but with --force it is"
-        console.print(Text.assemble(("Held   ", "bold"), f"{explanation.held}; {now}"))
+        head.add_row(Text("Held", "bold"), Text(f"{explanation.held}; {now}"))
+    if explanation.skipped:
+        now = "a sweep does nothing now, but with --force it does"
+        head.add_row(Text("Skipped", "bold"), Text(f"{explanation.skipped}; {now}"))
+    console.print(head)
     if coordinator and not explained:
-        console.print(f"Nobody is called {coordinator}, and no key is of such a coordinator.", markup=False)
+        console.print(f"No coordinator {coordinator!r}, and no key that names it.", markup=False)
     elif coordinator:
         console.print(_detail(explained[0]))
     else:

@@ -20,7 +20,7 @@ EXIT_STATUSES = [
     ("0", "success; also where nothing was to be done, or the sweep was skipped and says why"),
     ("1", "no connection to Redis; nothing was done"),
     ("2", "errors during the cleanup, its time limit, or a wrong option or setting"),
-    ("3", "held: nobody seems to be alive, so nothing was deleted"),
+    ("3", "held: at least 20 coordinators look dead and nobody seems to be alive, so nothing was deleted"),
     ("129, 130, 143", "stopped by SIGHUP, Ctrl-C or SIGTERM; the next run goes on"),
 ]
 
@@ -84,7 +84,7 @@ class SettingOption(click.Option):
         record = super().get_help_record(ctx)
         if record is None:
             return None
-        return record[0], f"{record[1]}  [env: {self.variable}; default: {self._value(_settings())}]"
+        return record[0], f"{record[1]}  [env: {self.variable}; now: {self._value(_settings())}]"
 
 
 class CommandWithSettings(click.Command):
@@ -107,7 +107,7 @@ class CommandWithSettings(click.Command):
         rows = []
         for name, field in {**Settings.model_fields, **ConfigSettings.model_fields}.items():
             value = getattr(settings, name, None)
-            shown = "" if value is None or isinstance(value, SecretStr) else f"  [default: {value}]"
+            shown = "" if value is None or isinstance(value, SecretStr) else f"  [now: {_spelled(value)}]"
             if name.upper() not in of_options:
                 rows.append((name.upper(), f"{field.description}{shown}"))
         with formatter.section("Environment"):
@@ -120,6 +120,11 @@ def _settings() -> Settings:
         return load_settings()
     except InvalidSettings:
         return Settings.model_construct()
+
+
+def _spelled(value: object) -> str:
+    """A value as a variable has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"
 
 
 def threshold_of(settings: Settings) -> str:

@@ -22,6 +22,11 @@ def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> d
         return {DEFAULT_TARGET: load_settings(**url)}
     known = targets.names()
     wanted = list(known if are_all else names or [DEFAULT_TARGET])
+    if not (are_all or names or DEFAULT_TARGET in known):
+        raise ValueError(
+            f"no target is called {DEFAULT_TARGET!r}: choose one with --target NAME, or --all-targets "
+            f"(known: {', '.join(known)})"
+        )
     wrong = [targets.unknown(name, known) for name in wanted if name not in known]
     if wrong:
         raise ValueError(f"--target: {'; '.join(wrong)}")

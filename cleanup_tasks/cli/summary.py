@@ -7,6 +7,7 @@ from rich.text import Text
 from cleanup_tasks.cli.sweeping import Ended
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import utc
+from cleanup_tasks.reporting.report import Report
 
 DRY_RUN = "[DRY-RUN]"
 
@@ -27,8 +28,7 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
         return [*rows, ("Skipped", f"{report.skipped}; nothing was done")]
     rows += [("Checked", _checked(ended)), ("Would delete" if report.dry_run else "Deleted", _deleted(ended))]
     if report.held:
-        ends = f"goes on at {utc(report.held_until_ms)}, " if report.held_until_ms else ""
-        rows.append(("Held", f"{report.held}; {ends}or at once with --force"))
+        rows.append(("Held", f"{report.held}; {_end_of_hold(report)} at once with --force"))
     if not (report.complete or report.held):
         steps = _number(report.cleanup_errors, "step")
         unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
@@ -38,11 +38,19 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
             ("Kept", f"{_number(report.revived_coordinators, 'coordinator')} that came back meanwhile")
         )
     if report.unreadable_heartbeats:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in report.unreadable_by_reason.items())
+        reasons = ", ".join(
+            f"{number:,} ({reason})" for reason, number in report.unreadable_by_reason.items()
+        )
         rows.append(("Unreadable", f"{reasons}; kept, see --explain"))
     if report.orphaned_coordinators_found:
         rows.append(("Orphans", _orphans(ended)))
     return rows
+
+
+def _end_of_hold(report: Report) -> str:
+    if report.dry_run:  # which notes no hold, so nothing has begun that would end
+        return "a real run would wait, or go on"
+    return f"goes on at {utc(report.held_until_ms)}, or" if report.held_until_ms else "goes on"
 
 
 def _checked(ended: Ended) -> str:
@@ -59,7 +67,7 @@ def _deleted(ended: Ended) -> str:
     owners = [(report.reaped, "stale"), (report.orphaned_coordinators_reaped, "orphaned")]
     whose = " and ".join(f"{number:,} {kind}" for number, kind in owners if number)
     if not (whose or report.keys_deleted):
-        return "nothing that is known" if report.cleanup_errors else "nothing"
+        return "nothing, as far as is known" if report.cleanup_errors else "nothing"
     return _number(report.keys_deleted, "key") + (f" of {whose} coordinators" if whose else "")
 
 

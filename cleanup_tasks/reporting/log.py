@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
+from celery import current_task
 from celery.utils.log import get_task_logger
 
 from cleanup_tasks.reporting.durations import in_words
@@ -48,6 +49,8 @@ class _OneLine(logging.Filter):
         if _target.get() != DEFAULT_TARGET:
             message = f"[{_target.get()}] {message}"
         record.msg, record.args = printable(message), None
+        if not current_task:  # else Celery's formatter shows question marks in the place of these
+            record.task_name, record.task_id = "cleanup_tasks", "-"
         return True
 
 
@@ -91,7 +94,8 @@ def log_report(report: Report) -> None:
     info("  Stale coordinators found: %d", report.stale_coordinators_found)
     info("  Revived coordinators: %d", report.revived_coordinators)
     info("  Orphaned coordinators found: %d", report.orphaned_coordinators_found)
-    info("  Orphaned coordinators reaped: %d%s", report.orphaned_coordinators_reaped, would)
+    reaped = "that would be reaped" if report.dry_run else "reaped"
+    info("  Orphaned coordinators %s: %d", reaped, report.orphaned_coordinators_reaped)
     if report.next_orphan_due_seconds is not None:
         due = in_words(report.next_orphan_due_seconds)
         info("  Orphaned coordinators waiting: %d (due in %s)", report.orphaned_coordinators_waiting, due)
@@ -129,10 +133,14 @@ def _log_hold(report: Report, dry: str) -> None:
         logger.warning(f"%s{line}", dry, *arguments, extra=DETAIL)
 
     warn("Cleanup held: %s", report.held)
-    ends = f"at {utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
-    warn("Held since %s; goes on %s30 s after somebody was seen to beat", utc(report.held_since_ms), ends)
+    if report.dry_run:  # which notes no hold, so nothing has begun that would end
+        warn("A real run would wait, or go on at once with --force or cleanup.delay(force=True)")
+    else:
+        ends = f"at {utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
+        warn("Held since %s; goes on %s30 s after somebody was seen to beat", utc(report.held_since_ms), ends)
     warn("Do the coordinators reach Redis, does its clock agree with theirs?")
-    warn("To go on at once: --force or cleanup.delay(force=True)")
+    if not report.dry_run:
+        warn("To go on at once: --force or cleanup.delay(force=True)")
 
 
 def utc(time_ms: int | None) -> str:
@@ -172,4 +180,4 @@ def log_summary(report: Report, outcome: str, form: Literal["keyvalue", "json"])
 
 
 def _value(value: object) -> str:
-    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+    return value if isinstance(value, str) and value.replace("-", "_").isidentifier() else json.dumps(value)

@@ -36,12 +36,15 @@ class MetricsFile:
         """Find out whether it can be written, before anything is done that it would have to tell.
 
         Raises:
-            ValueError: it holds something else.
-            OSError: it can't be written.
+            ValueError: it holds something else, or can't be made in its folder.
+            OSError: it can't be read.
         """
         self._text()
-        with tempfile.TemporaryFile(dir=self._path.parent):
-            pass
+        try:
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                pass
+        except OSError as error:  # which names the temporary file
+            raise ValueError(f"folder {self._path.parent}: {error.strerror}") from None
 
     def add(self, metrics: Metrics) -> None:
         """Add the figures of this process to those in the file, a reader finds the old ones or the new ones.

@@ -174,8 +174,11 @@ def _parameters(layout: Layout, text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split("&") if pair]
     parameters = {name: unquote(value) for name, _, value in pairs}
     known = _SENTINEL_PARAMETERS if layout is Layout.SENTINEL else ()
-    if not parameters.keys() <= set(known):
-        raise ValueError(f"parameters that are not known; known are {', '.join(known) or 'none'}")
+    if unknown := sorted(parameters.keys() - set(known)):
+        takes = f"known are {', '.join(known)}" if known else "this form of URL takes none"
+        # what is no name may be a part of a password
+        names = ", ".join(name for name in unknown if re.fullmatch(r"[a-z_]{1,40}", name))
+        raise ValueError(f"unknown parameter {names}".rstrip() + f"; {takes}")
     if parameters.get("sentinel_tls", "true") not in ("true", "false"):
         raise ValueError("sentinel_tls is true or false")
     return parameters

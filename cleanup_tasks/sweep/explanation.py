@@ -14,6 +14,7 @@ from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Fleet
+from cleanup_tasks.sweep.grace import reason_to_skip
 from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.orphans import Sightings
@@ -25,7 +26,7 @@ VERDICTS: tuple[Verdict, ...] = ("stale", "orphaned", "unreadable", "active")
 
 @dataclass(slots=True)
 class Key:
-    """A related key, besides heartbeats."""
+    """A key of a coordinator."""
 
     name: bytes
     #: Whether a sweep would delete it, if nothing changes before.
@@ -72,10 +73,13 @@ class Explanation:
         self._seen: set[bytes] = set()
         #: Why a sweep would delete nothing now, or None; known once all was explained.
         self.held: str | None = None
+        #: Why a sweep would not even begin now, or None.
+        self.skipped: str | None = None
 
     def explain(self, wanted: str | None = None) -> list[Explained]:
         """Everybody, or just who is shown so; raises RedisError where not all can be seen."""
         servers, fleet, threshold_s = self._servers, self._fleet, self._options.threshold_s
+        self.skipped = reason_to_skip(servers, self._options)
         report = Report(stale_threshold_seconds=threshold_s)
         hold = Hold(servers, replace(self._options, dry_run=True), report, fleet)
         hold.begin()
@@ -168,3 +172,7 @@ class Explanation:
             for id_ in asked_for.keys() & owners:
                 shared_with = [owner for owner in owners if owner != id_]
                 asked_for[id_].keys.append(Key(name, goes, shared_with, kept_by))
+        for each in asked_for.values():
+            if each.verdict != "orphaned":  # the others have a heartbeat, which goes last
+                kept_by = {} if each.goes else {each.id: each.verdict}
+                each.keys.append(Key(keys.heartbeat(each.id), each.goes, [], kept_by))

@@ -72,9 +72,11 @@ class Finder:
             report.total_coordinators_checked += len(judged.kept) + len(judged.stale)
         if report.heartbeats_ahead:
             logger.warning(
-                "Clocks differ: %d heartbeats are %d s or more ahead of the server's and count as active, "
+                "Clocks differ: %s %d s or more ahead of the server's and counted as active, "
                 "that of %s among them",
-                report.heartbeats_ahead,
+                "1 heartbeat is"
+                if report.heartbeats_ahead == 1
+                else f"{report.heartbeats_ahead} heartbeats are",
                 AHEAD_MS // 1000,
                 keys.text(next(iter(fleet.ahead))),
             )

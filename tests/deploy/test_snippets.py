@@ -120,7 +120,6 @@ def test_command(
     block, line = pasted
     write_fleet(client)
     places = {"COORDINATION_REDIS_URL": server.url} if "export COORDINATION" not in exported(block) else {}
-    line = line.replace("redis-cli --eval", f"redis-cli -p {server.port} --eval")
     shown = shell(here(exported(block) + line, server), tmp_path, environment | places)
     if not re.search(r"cleanup.blocking.coordination(\.lua)? ?", line) or "--list-targets" in line:
         assert shown or ">" in line
@@ -165,10 +164,16 @@ def test_cron(line: str, server: Server, client: Redis, environment: dict[str, s
     assert (minutes, hours, days, months, weekdays) == ("*/5", "*", "*", "*", "*")
     assert "%" not in command  # a new line, for cron
     command = here(command, server).replace("/var/lib/prometheus/node-exporter/", f"{tmp_path}/")
+    command = command.replace(">> /tmp/", f">> {tmp_path}/")
     command = re.sub(r"/\S+/(cleanup-blocking-coordination)", rf"{Path(sys.executable).parent}/\1", command)
     lonely = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "CLEANUP_RESTART_GRACE_SECONDS": "0"}
     assert shell(command, tmp_path, lonely) == ""
-    assert client.dbsize() == ALIVE * KEYS_EACH
+    is_dry = "--dry-run" in command
+    assert client.dbsize() == (DEAD + ALIVE if is_dry else ALIVE) * KEYS_EACH
+    if is_dry:
+        (log,) = tmp_path.glob("*.log")
+        told = re.findall(r"Stale coordinator detected: (\S+) \(age: \d+s\)\n", log.read_text())
+        assert len(set(told)) == DEAD
     assert ("--metrics-file" in command) == (tmp_path / "cleanup.prom").exists()
     # what goes wrong is a mail
     command = command.replace(f":{server.port}", ":1")

@@ -181,7 +181,6 @@ def test_an_explanation_names_what_a_sweep_deletes(client: Redis, orphans: Orpha
         explained = Explanation(servers, Options(address=Address(), orphans=orphans)).explain()
     assert digest(client) == before
     announced = {key.name for each in explained for key in each.keys if key.goes}
-    announced.update(keys.heartbeat(each.id) for each in explained if each.goes and each.verdict == "stale")
     assert related_keys(client) >= announced
     # what it says of a key, it says under each of the owners
     said: dict[bytes, set[bool]] = {}

@@ -140,7 +140,11 @@ def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis://a,b", "more than one host, which only a cluster or sentinels have"),
         ("redis+cluster://a,,b", "a host is missing or malformed; an example: redis+cluster://"),
         ("redis+sentinel://a", "no service name"),
-        ("redis+sentinel://a/main?x=1", "known are sentinel_username, sentinel_password, sentinel_tls"),
+        (
+            "redis+sentinel://a/main?x=1",
+            "unknown parameter x; known are sentinel_username, sentinel_password, sentinel_tls",
+        ),
+        ("redis://h?socket_timeout=1", "unknown parameter socket_timeout; this form of URL takes none"),
         ("redis://u:a/b@h", "are written as %XX"),
         ("unix://redis.sock", "a socket is unix:///path"),
     ],

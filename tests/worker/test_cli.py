@@ -228,7 +228,7 @@ def test_a_dry_run_says_so_in_every_line_of_the_log(server: Server, client: Redi
     told = [line.removeprefix("[DRY-RUN]").strip() for line in lines]
     for expected in (
         "Orphaned coordinator would be reaped: ghost",
-        "Orphaned coordinators reaped: 1 (would be)",
+        "Orphaned coordinators that would be reaped: 1",
         "Keys deleted: 55 (would be)",
         "Cleanup completed successfully: would delete 55 keys, deleted none",
     ):

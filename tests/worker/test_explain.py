@@ -49,7 +49,9 @@ def test_json_lines(server: Server, fleet: Redis) -> None:
     assert found["odd"]["heartbeatAgeSeconds"] is None
     assert found["odd"]["reason"] == "it is not JSON"
     families = [key["family"] for key in found["stale"]["keys"] if key["goes"]]
-    assert sorted(families) == ["ack", "ack", "activity", "idempotency", "signal"]
+    assert sorted(families) == ["ack", "ack", "activity", "heartbeat", "idempotency", "signal"]
+    assert found["stale"]["keys"][-1]["key"] == "blocking:heartbeat:stale"  # it goes last
+    assert found["active"]["keys"][-1]["keptBy"] == {"active": "active"}
     (kept,) = (key for key in found["stale"]["keys"] if not key["goes"])
     assert (kept["sharedWith"], kept["keptBy"]) == (["active"], {"active": "active"})
 
@@ -61,10 +63,10 @@ def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
     text = " ".join(" ".join(shown.screen).split())
     assert text.startswith(f"Redis 127.0.0.1:{server.port}, database 0 Coordinator Heartbeat Activity ")
     for row in (
-        "stale 11 min 11 min stale delete 2 acks, 1 record, 1 signal, 1 activity "
+        "stale 11 min 11 min stale delete 2 acks, 1 record, 1 signal, 1 activity, 1 heartbeat "
         "keep 1 record, also of active (active)",
         "ghost - - orphaned no heartbeat, goes with --orphans reap keep 1 signal",
-        "odd - - unreadable it is not JSON",
+        "odd - - unreadable it is not JSON keep 1 heartbeat",
         "1 stale, 1 orphaned, 1 unreadable, 1 active",
     ):
         assert row in text
@@ -79,6 +81,7 @@ def test_one_coordinator_with_its_keys(server: Server, fleet: Redis) -> None:
         "Coordinator stale",
         "Verdict stale: no sign of life for more than 10 min",
         "delete blocking:signal:stale",
+        "delete blocking:heartbeat:stale",
     ):
         assert line in shown
     assert "(also of active (active))" in " ".join(shown)
@@ -113,7 +116,7 @@ def test_an_id_is_found_as_it_is_shown(server: Server, client: Redis) -> None:
 
 def test_nobody_of_that_name(server: Server, fleet: Redis) -> None:
     assert explained(server, "nobody") == {}
-    assert "Nobody is called nobody, and no key is of such a coordinator." in " ".join(
+    assert "No coordinator 'nobody', and no key that names it." in " ".join(
         run_on_terminal(server.url, "--explain", "nobody").screen
     )
 

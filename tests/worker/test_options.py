@@ -62,10 +62,10 @@ def test_the_help_shows_the_settings_in_force(server: Server) -> None:
     ).stdout
     text = " ".join(shown.split())
     for expected in (
-        "[env: CLEANUP_STALE_THRESHOLD_SECONDS; default: 1 h 30 min]",
-        "[env: CLEANUP_ORPHANS; default: reap]",
-        "[env: COORDINATION_REDIS_URL; default: example.com:7000, database 3]",
-        "CLEANUP_LOG_FORMAT keyvalue or json, the form of the summary line [default: json]",
+        "[env: CLEANUP_STALE_THRESHOLD_SECONDS; now: 1 h 30 min]",
+        "[env: CLEANUP_ORPHANS; now: reap]",
+        "[env: COORDINATION_REDIS_URL; now: example.com:7000, database 3]",
+        "CLEANUP_LOG_FORMAT keyvalue or json, the form of the summary line [now: json]",
         "129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM",
     ):
         assert expected in text
@@ -74,7 +74,7 @@ def test_the_help_shows_the_settings_in_force(server: Server) -> None:
 
 def test_the_help_comes_also_where_the_environment_is_wrong() -> None:
     shown = run_command("http://nobody", "--help", CLEANUP_ORPHANS="eat")
-    assert (shown.returncode, "default: report" in " ".join(shown.stdout.split())) == (0, True)
+    assert (shown.returncode, "now: report" in " ".join(shown.stdout.split())) == (0, True)
 
 
 def test_durations_as_people_write_them(server: Server, client: Redis) -> None:

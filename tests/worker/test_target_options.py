@@ -178,7 +178,11 @@ def test_where_they_are(environment: dict[str, str], targets: tuple[Server, Runn
     [
         (("--target", "healthier"), "--target: 'healthier' is not known; did you mean healthy?"),
         (("--target", "asia"), "'asia' is not known; known are cluster, down, healthy"),
-        ((), "'default' is not known; known are cluster, down, healthy"),
+        (
+            (),
+            "no target is called 'default': choose one with --target NAME, or --all-targets "
+            "(known: cluster, down, healthy)",
+        ),
         (("--all-targets", "--target", "healthy"), "give only one of them"),
         (("--all-targets", "--redis-url", "redis://h"), "give only one of them"),
         (("--all-targets", "--explain"), "--explain is for one target"),

@@ -66,7 +66,7 @@ def test_what_can_be_done_about_what_stays(server: Server, client: Redis) -> Non
     write_heartbeat(client, b"odd", "unreadable")
     client.set(keys.signal(b"ghost"), "1")
     assert rows(run_on_terminal(server.url, "--dry-run").screen)[3:] == [
-        "[DRY-RUN] Unreadable 1 not_json; kept, see --explain",
+        "[DRY-RUN] Unreadable 1 (not_json); kept, see --explain",
         "[DRY-RUN] Orphans 1 found: see --explain, remove with --orphans reap",
     ]
 
@@ -145,7 +145,7 @@ def test_ctrl_c_tells_what_was_done_and_leaves_nothing_of_the_bar(server: Server
         "Error: Cleanup incomplete: the next run goes on",
         "Error: Cleanup interrupted: stopped by SIGINT",
     ]
-    assert re.fullmatch(r"Deleted (\d+ keys of \d+ stale coordinators|nothing that is known)", shown[4])
+    assert re.fullmatch(r"Deleted (\d+ keys of \d+ stale coordinators|nothing, as far as is known)", shown[4])
     assert re.fullmatch(r"Unfinished \d steps? given up or without an answer; the next run goes on", shown[5])
     assert not any(bar in line for bar in BARS for line in terminal.screen)
 
@@ -159,4 +159,9 @@ def test_a_hold_is_one_row_that_says_what_to_do(server: Server, client: Redis) -
     assert re.fullmatch(
         r"Held nobody beats, and 20 look dead; goes on at [-0-9]+ [:0-9]+ UTC, or at once with --force",
         " ".join(" ".join(held).split()),
+    )
+    client.delete(keys.HOLD)
+    announced = " ".join(" ".join(run_on_terminal(server.url, "--dry-run").screen).split())
+    assert "20 look dead; a real run would wait, or go on at once with --force" in (
+        announced.replace(" [DRY-RUN]", "")
     )
