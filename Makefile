@@ -14,7 +14,7 @@ demo: .venv/demo  ## See the main job on generated data, in ten seconds.
 up: .venv/demo  ## Start a playground with Flower, until Ctrl-C.
 	@$(BIN)/python -m demo.up
 
-cleanup: .venv/demo  ## Clean up the Redis of your environment; ARGS=--verbose
+cleanup: .venv/demo  ## Clean up the Redis of your environment; ARGS=--verbose.
 	@$(BIN)/cleanup-blocking-coordination $(ARGS)
 
 dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.

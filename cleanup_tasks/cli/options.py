@@ -109,7 +109,8 @@ class CommandWithSettings(click.Command):
             value = getattr(settings, name, None)
             shown = "" if value is None or isinstance(value, SecretStr) else f"  [now: {_spelled(value)}]"
             if name.upper() not in of_options:
-                rows.append((name.upper(), f"{field.description}{shown}"))
+                about = f"{field.title}: " if field.title else ""
+                rows.append((name.upper(), f"{about}{field.description}{shown}"))
         with formatter.section("Environment"):
             formatter.write_dl(rows)
 

@@ -76,20 +76,28 @@ class IntervalSettings(Environment):
     """How often sweeps are due."""
 
     cleanup_interval_seconds: Annotated[
-        int, Field(ge=1, le=999_999_999, description="a whole number of seconds, 1 to 999999999")
+        int,
+        Field(
+            title="how often cleanups run",
+            ge=1,
+            le=999_999_999,
+            description="a whole number of seconds, 1 to 999999999",
+        ),
     ] = 300
 
 
 class LogSettings(Environment):
     """What is told of a sweep."""
 
-    cleanup_log_file: Annotated[str, Field(description="a path; empty for no file")] = (
-        "~/.claude-flow/logs/blocking-cleanup.log"
-    )
+    cleanup_log_file: Annotated[
+        str, Field(title="where the log is written to", description="a path; empty for no file")
+    ] = "~/.claude-flow/logs/blocking-cleanup.log"
     cleanup_log_format: Annotated[
         Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
     ] = "keyvalue"
-    cleanup_max_reported_ids: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 100
+    cleanup_max_reported_ids: Annotated[
+        int, Field(title="how many ids a report lists", ge=0, description="a whole number, 0 or more")
+    ] = 100
 
     @property
     def log_path(self) -> Path | None:
@@ -111,15 +119,21 @@ class Settings(IntervalSettings, LogSettings):
     redis_host: Annotated[
         str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
     ] = "localhost"
-    redis_port: Annotated[int, Field(ge=1, le=65535, description="a whole number, 1 to 65535")] = 6379
-    redis_username: Annotated[str | None, Field(description="text")] = None
-    redis_password: Annotated[SecretStr | None, Field(description="text")] = None
-    redis_password_file: SecretFile = None
-    redis_db: Annotated[int, Field(ge=0, description="a whole number, 0 or more")] = 0
+    redis_port: Annotated[
+        int, Field(title="the port of the server", ge=1, le=65535, description="a whole number, 1 to 65535")
+    ] = 6379
+    redis_username: Annotated[str | None, Field(title="the user to log in with", description="text")] = None
+    redis_password: Annotated[
+        SecretStr | None, Field(title="the password to log in with", description="text")
+    ] = None
+    redis_password_file: Annotated[SecretFile, Field(title="the password, from a file")] = None
+    redis_db: Annotated[
+        int, Field(title="the number of the database", ge=0, description="a whole number, 0 or more")
+    ] = 0
     coordination_redis_url: Annotated[
         SecretStr | None, Field(description="the URL of the coordination Redis")
     ] = None
-    coordination_redis_url_file: SecretFile = None
+    coordination_redis_url_file: Annotated[SecretFile, Field(title="the URL, from a file")] = None
     coordination_redis_credential_provider: Annotated[
         str | None,
         Field(
@@ -127,16 +141,28 @@ class Settings(IntervalSettings, LogSettings):
             description="package.module:attribute, a redis.CredentialProvider",
         ),
     ] = None
-    coordination_redis_ca_file: PemFile = None
-    coordination_redis_cert_file: PemFile = None
-    coordination_redis_key_file: PemFile = None
-    coordination_redis_verify: Annotated[bool, Field(description="true or false")] = True
+    coordination_redis_ca_file: Annotated[
+        PemFile, Field(title="the authorities that the server's certificate is checked against")
+    ] = None
+    coordination_redis_cert_file: Annotated[PemFile, Field(title="the client's certificate")] = None
+    coordination_redis_key_file: Annotated[PemFile, Field(title="the key of the client's certificate")] = None
+    coordination_redis_verify: Annotated[
+        bool, Field(title="whether the server's certificate is checked", description="true or false")
+    ] = True
     cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
     cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
     cleanup_hold_percent: Annotated[
-        int, Field(ge=0, le=100, description="a whole number, 1 to 100; 0 to hold never")
+        int,
+        Field(
+            title="how many of a hundred have to look dead for a hold",
+            ge=0,
+            le=100,
+            description="a whole number, 1 to 100; 0 to hold never",
+        ),
     ] = 100
-    cleanup_restart_grace_seconds: Annotated[Seconds, SECONDS] = 60
+    cleanup_restart_grace_seconds: Annotated[
+        Seconds, SECONDS, Field(title="how long a Redis that came up with old data is left alone")
+    ] = 60
 
     @model_validator(mode="before")
     @classmethod

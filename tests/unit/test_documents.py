@@ -79,11 +79,12 @@ def spelled(default: Any) -> str:
 
 
 def test_every_setting_is_in_one_table_as_it_is() -> None:
-    told = [row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 4]
+    told = [row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 5]
     fields = {name: field for use in uses(Environment) for name, field in use.model_fields.items()}
     assert sorted(row[0] for row in told) == sorted(f"`{name.upper()}`" for name in fields)
-    for variable, accepted, default, _ in told:
+    for variable, meaning, accepted, default, _ in told:
         field = fields[variable.strip("`").lower()]
+        assert field.title in (meaning, None), variable
         assert accepted == field.description, variable
         assert default == spelled(field.default), variable
 
@@ -97,8 +98,8 @@ def test_every_example_is_accepted(
     file = tmp_path / "file"
     file.write_text("redis://host")
     tried = 0
-    for name, _, _, example in (
-        row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 4
+    for name, _, _, _, example in (
+        row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 5
     ):
         setting = name.strip("`").lower()
         if setting in use.model_fields and setting != "coordination_redis_credential_provider":

@@ -1,6 +1,7 @@
 """--explain: who would go and why, and nothing is touched."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from redis import Redis
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
-from demo.servers import Server, free_port
+from demo.servers import Server, free_port, stop
 from tests.support.command import run_command
 from tests.support.sweeping import digest, write_heartbeat
 from tests.support.terminal import COLUMNS, run_on_terminal
@@ -132,6 +133,27 @@ def test_no_redis() -> None:
     ended = run_command(f"redis://127.0.0.1:{free_port()}", "--explain")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Redis connection failed" in ended.stderr
+
+
+def test_a_skipped_sweep_is_said(server: Server, tmp_path: Path) -> None:
+    for _start in range(2):
+        back = Server(str(server.process.args[0]), tmp_path)  # type: ignore[index]
+        try:
+            back.wait()
+            with back.client() as client:
+                write_coordinators(client, [b"stale"], STALE_AGE_MS)
+                client.save()
+            graced = {"CLEANUP_RESTART_GRACE_SECONDS": "600"}
+            screen = run_on_terminal(back.url, "--explain", **graced).screen
+            skipped = json.loads(run_command(back.url, "--explain", "--json", **graced).stdout)["skipped"]
+            forced = json.loads(run_command(back.url, "--explain", "--json", "--force", **graced).stdout)
+        finally:
+            stop(back.process)
+    assert "with earlier data, so it is left alone for 600 s" in skipped
+    assert forced["skipped"] is None
+    told = " ".join(" ".join(screen).split())
+    assert f"Skipped {skipped[:12]}" in told
+    assert "; a sweep does nothing now, but with --force it does Coordinator" in told
 
 
 def test_a_hold_is_said(server: Server, client: Redis) -> None:

@@ -87,6 +87,12 @@ def test_a_line_of_keys_and_values(client: Redis, server: Server) -> None:
     assert fields == spelled
 
 
+def test_a_target_with_a_hyphen_needs_no_quotes(client: Redis, server: Server) -> None:
+    place = {"COORDINATION_REDIS_URL__EU_1": server.url}
+    told = summary(run_command("", "--target", "eu-1", **place).stdout)
+    assert " target=eu-1 " in told
+
+
 @pytest.mark.parametrize("form", ["keyvalue", "json"])
 def test_a_reason_is_one_value(form: str, client: Redis, server: Server) -> None:
     some_coordinators(client)

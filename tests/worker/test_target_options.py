@@ -215,7 +215,7 @@ def test_a_misspelt_variable_is_named(environment: dict[str, str]) -> None:
     ended = run_command("", "--target", "healthy", "--json", **wrong)
     assert ended.returncode == 0
     warning = (
-        "Unknown variable CLEANUP_STALE_TRESHOLD_SECONDS: not known; did you mean CLEANUP_STALE_THRESHOLD"
+        "Unknown variable CLEANUP_STALE_TRESHOLD_SECONDS is ignored; did you mean CLEANUP_STALE_THRESHOLD"
     )
     assert warning in ended.stderr
 
