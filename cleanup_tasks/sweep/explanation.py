@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from redis.exceptions import NoPermissionError
+
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import printable
 from cleanup_tasks.reporting.report import Report
@@ -71,6 +73,7 @@ class Explanation:
             servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
         self._seen: set[bytes] = set()
+        self._protected: set[bytes] = set()
         #: Why a sweep would delete nothing now, or None; known once all was explained.
         self.held: str | None = None
         #: Why a sweep would not even begin now, or None.
@@ -86,14 +89,16 @@ class Explanation:
         Finder(servers, report, threshold_s, max_named=0).find(servers.scan(keys.HEARTBEAT_PATTERN), fleet)
         with_heartbeat = set(fleet.coordinators)
         now_ms = servers.now_ms()
-        if self._options.orphans == "reap":
-            if not hold.are_sightings_void:
+        reaps = self._options.orphans == "reap"
+        if not hold.are_sightings_void:
+            with contextlib.suppress(*(() if reaps else (NoPermissionError,))):
                 self._sightings.read()
-                hold.protect_returned(self._sightings.returned(fleet))
+            hold.protect_returned(self._sightings.returned(fleet))
+        if reaps:
             self._sightings.add_due(fleet, servers, now_ms)
         with contextlib.suppress(Held):
             hold.decide()
-        self.held = report.held
+        self.held, self._protected = report.held, hold.protected
         collector = Collector(fleet, servers, now_ms, threshold_s, orphans=True)
         collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))
@@ -134,6 +139,9 @@ class Explanation:
         if state.is_active:
             beats = judge(heartbeat, None, now_ms, threshold_s).is_active
             return Explained(id_, "active", goes=False, reason="it beats" if beats else "it works")
+        if id_ in self._protected:
+            why = "it has written something since it was noted, whatever its clock says"
+            return Explained(id_, "stale", goes=False, reason=why)
         goes = self._fleet.coordinators[id_] is not None
         reason = f"no sign of life for more than {in_words(threshold_s)}"
         return Explained(id_, "stale", goes, reason if goes else f"{reason}; it is looked at once more")

@@ -45,6 +45,8 @@ class Hold:
         self._notes = Notes(servers, options)
         self._now_ms = 0
         self._jump_ms = 0
+        #: Ids of those who look dead and were seen to write.
+        self.protected: set[bytes] = set()
         #: Whether sightings of orphans don't say any more how long ago they were.
         self.are_sightings_void = False
 
@@ -55,8 +57,8 @@ class Hold:
         self._clock = Clock(note)
         self._look()
         run_ids = self._run_ids()
-        if note.run_ids and not set(note.run_ids).issuperset(run_ids):
-            # it was down for a time, or has come back as it was before
+        # where it has started anew it was down for a time, or has come back as it was before
+        if self._jump_ms or (note.run_ids and not set(note.run_ids).issuperset(run_ids)):
             self._forget_sightings()
             note.begin_anew(self._now_ms)
         note.run_ids = run_ids
@@ -177,6 +179,7 @@ class Hold:
     def _protect(self) -> None:
         living = self._writers.living(self._now_ms)
         self._fleet.protect([due.id for due in living])
+        self.protected.update(due.id for due in living)
         self._report.revived_coordinators += sum(not due.is_orphan for due in living)
         if living:
             logger.warning(

@@ -219,6 +219,21 @@ def test_where_nobody_seems_to_be_alive_nothing_goes(cluster: RunningCluster, na
     assert cluster.keys() == set()
 
 
+def test_a_hold_outlasts_the_primary_with_its_note(own_cluster: RunningCluster) -> None:
+    """Those who beat again have their time, for the process remembers what it has noted."""
+    cluster, note = own_cluster, own_cluster.number_of(keys.HOLD)
+    ids = [b"worker-%d" % number for number in range(90)]
+    write_coordinators(cluster, ids)
+    options = Options(address=parse(cluster.url), engine="python", restart_grace_s=0)
+    assert Sweep(options).run().held == "nobody beats, and 90 look dead"
+    first = next(id_ for id_ in ids if cluster.number_of(keys.heartbeat(id_)) != note)
+    write_coordinators(cluster, [first], "active")
+    why = "somebody beats again, and others may follow"
+    assert Sweep(options).run().held == why
+    cluster.kill(note)
+    assert Sweep(options).run().held == why
+
+
 def test_a_primary_that_came_up_with_data_is_a_reason_to_wait(own_cluster: RunningCluster) -> None:
     """Here one that has taken over: it has loaded what its primary had."""
     cluster = own_cluster

@@ -9,7 +9,7 @@ from redis import Redis
 
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
-from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
+from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
 from demo.servers import Server, free_port, stop
 from tests.support.command import run_command
 from tests.support.sweeping import digest, write_heartbeat
@@ -165,3 +165,19 @@ def test_a_hold_is_said(server: Server, client: Redis) -> None:
     assert f"Held {why}; nothing is deleted now, but with --force it is" in shown
     assert digest(client) == before
     assert {line["held"] for line in explained(server, "--force").values()} == {None}
+
+
+def test_one_that_looks_dead_and_was_seen_to_write(server: Server, client: Redis) -> None:
+    """It had no heartbeat when it was sighted; so it stays in a sweep, whatever that does about orphans."""
+    client.set(keys.signal(b"slow"), "1")
+    assert run_command(server.url, "--orphans", "reap").returncode == 0
+    write_coordinators(client, [b"slow"], STALE_AGE_MS)
+    before = digest(client)
+    for mode in ("off", "report", "reap"):
+        ended = run_command(server.url, "--explain", "--orphans", mode, "--json")
+        line = json.loads(ended.stdout)
+        assert (line["verdict"], line["goes"]) == ("stale", False)
+        assert line["reason"] == "it has written something since it was noted, whatever its clock says"
+    assert digest(client) == before
+    assert run_command(server.url, "--orphans", "off").returncode == 0
+    assert client.exists(*keys_of(b"slow")) == len(keys_of(b"slow"))
