@@ -183,8 +183,8 @@ class Hold:
         self._report.revived_coordinators += sum(not due.is_orphan for due in living)
         if living:
             logger.warning(
-                "Clocks differ: %d coordinators look dead and have written something since they were noted, "
-                "%s among them; they are kept",
+                "Clocks differ: who looks dead has written something since it was noted, and is kept "
+                "(%d in number, %s among them)",
                 len(living),
                 keys.text(living[0].id),
             )
