@@ -33,8 +33,8 @@ from cleanup_tasks.worker import ENGINE_OF_TASK  # with it comes what else a wor
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
-#: Targets whose last cleanup in this process failed without ever connecting. What beat sends for them has one
-#: attempt, for beat will ask again, and other targets wait for this process.
+#: Targets whose last attempt in this process failed without ever connecting. What beat sends anew for them
+#: has one attempt, for beat will ask again, and other targets wait for this process.
 _unreachable: set[str] = set()
 
 KEYWORDS_ONLY = "takes keyword arguments only, as in dry_run=True; nothing was touched"
@@ -179,7 +179,7 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
     with task.telling(target):
         settings = settings_of(target)[target]
     beat_interval_s = interval_of(task.request.headers)
-    is_patient = beat_interval_s is None or target not in _unreachable
+    is_patient = beat_interval_s is None or attempt.retries > 0 or target not in _unreachable
     options = options_of(
         settings,
         arguments,
@@ -202,16 +202,13 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
         _retry(task, sweep, refusal, 0, replace(attempt, owner=options.owner, fallback_reason=str(refusal)))
     except RedisError as error:
         if not (options.is_retried and is_transient(error)):
-            if not sweep.connected:
-                _unreachable.add(target)
             raise
         wait_s = BACKOFF_S[attempt.retries]
         logger.warning("Cleanup is tried again in %d s: %s", wait_s, error)
         retries = attempt.retries + 1
         _retry(task, sweep, error, wait_s, replace(attempt, owner=options.owner, retries=retries))
     finally:
-        if sweep.connected:
-            _unreachable.discard(target)
+        (_unreachable.discard if sweep.connected else _unreachable.add)(target)
     return sweep.report.metrics(settings.cleanup_max_reported_ids)
 
 

@@ -67,7 +67,7 @@ def running(broker: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             url = "{healthy.url}/3"
             [targets.down]
             url = "redis://:secret@127.0.0.1:{down}"
-            interval_seconds = 20
+            interval_seconds = 3600
             [targets.cluster]
             orphans = "off"
             """
