@@ -29,7 +29,7 @@ _ALWAYS = {
     "cluster support disabled": "this is no node of a cluster; use redis://host:port",
     "DB index|SELECT is not allowed": "the server has no database of this number",
     "unknown command .(SELECT|CLUSTER)": "if this is a sentinel, use redis+sentinel://host:port/service",
-    "unknown command .SENTINEL": "this is no sentinel; use redis://host:port",
+    "unknown command .?SENTINEL": "this is no sentinel; use redis://host:port",
 }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 from redis.exceptions import AuthenticationError, RedisError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from cleanup_tasks.servers.errors import in_short
+
 
 class Sentinels(Sentinel):
     """redis-py's, but for its message, which shows every client with all its options."""
@@ -23,7 +25,7 @@ class Sentinels(Sentinel):
             try:
                 services: Any = sentinel.sentinel_masters()
             except RedisError as error:
-                reasons.append(f"{place}: {error}")
+                reasons.append(f"{place}: {in_short(error)}")
                 refusals += isinstance(error, AuthenticationError)
                 continue
             state = services.get(service_name)
