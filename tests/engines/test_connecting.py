@@ -76,7 +76,10 @@ def places() -> Iterator[Places]:
         ("redis://127.0.0.1:{sentinel}/1", "if this is a sentinel, use redis+sentinel://"),
         ("redis+cluster://127.0.0.1:{sentinel}", "if this is a sentinel, use redis+sentinel://"),
         ("redis+cluster://127.0.0.1:{server}", "this is no node of a cluster; use redis://host:port"),
-        ("redis+sentinel://127.0.0.1:{server}/x", "unknown command SENTINEL) (this is no sentinel; use redis://host:port)"),
+        (
+            "redis+sentinel://127.0.0.1:{server}/x",
+            "unknown command SENTINEL) (this is no sentinel; use redis://host:port)",
+        ),
         ("redis+sentinel://127.0.0.1:{sentinel}/other", f"known are {SERVICE}"),
         ("redis://127.0.0.1:{replica}", "this is a replica: use its primary"),
         ("rediss://127.0.0.1:{server}", "if this port speaks no TLS, use redis://"),
