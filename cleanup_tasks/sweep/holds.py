@@ -173,8 +173,7 @@ class Hold:
         """Note that sweeps are held no more, at once: if this one is cut off, the next one has to know."""
         if self._note.since_ms:
             self._note.since_ms = self._note.beating_ms = 0
-            self._writers.forget_others(self._now_ms)
-            self._write()
+            self._write()  # with all who were noted, for some may be found to have written later on
 
     def _protect(self) -> None:
         living = self._writers.living(self._now_ms)

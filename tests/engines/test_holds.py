@@ -32,6 +32,7 @@ from tests.support.sweeping import (
     NamedEngine,
     all_keys,
     digest,
+    hold_at_most,
     noted,
     pass_time,
     write_heartbeat,
@@ -223,6 +224,23 @@ def test_clocks_that_differ_once_the_hold_is_over(server: Server, client: Redis,
     pass_time(client, 5)
     assert swept(server.url, engine).reaped == len(COORDINATORS)
     assert all_keys(client) == {keys.heartbeat(b"right")}
+
+
+def test_who_writes_is_protected_in_later_generations(
+    server: Server, client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stale(client, 25)
+    swept(server.url, engine)
+    write_heartbeat(client, b"alive", "active")
+    assert swept(server.url, engine).held
+    pass_time(client, 30)
+    write_coordinators(client, [b"stale-%d" % number for number in range(20)], STALE_AGE_MS - 1_000)
+    written = all_keys(client)
+    hold_at_most(monkeypatch, 5)
+    report = swept(server.url, engine)
+    assert (report.held, report.reaped, report.revived_coordinators) == (None, 5, 20)
+    gone = {key for number in range(20, 25) for key in keys_of(b"stale-%d" % number)}
+    assert all_keys(client) - OURS == written - gone - OURS
 
 
 def test_many_that_are_dead_hide_nobody_who_writes(
