@@ -20,7 +20,10 @@ EXIT_STATUSES = [
     ("0", "success; also where nothing was to be done, or the sweep was skipped and says why"),
     ("1", "no connection to Redis; nothing was done"),
     ("2", "errors during the cleanup, its time limit, or a wrong option or setting"),
-    ("3", "held: at least 20 coordinators look dead and nobody seems to be alive, so nothing was deleted"),
+    (
+        "3",
+        "held: 20 or more coordinators look dead and nobody beats, or a clock was set; nothing was deleted",
+    ),
     ("129, 130, 143", "stopped by SIGHUP, Ctrl-C or SIGTERM; the next run goes on"),
 ]
 
