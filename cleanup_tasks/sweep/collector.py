@@ -57,16 +57,21 @@ class Collector:
         self._read_absent()
 
     def others(self, key: bytes) -> list[bytes]:
-        """Who may own a key too, and has no heartbeat, is not due, and has an id that holds colons.
+        """Who may own a key too, has no heartbeat and is not due, where ids hold colons.
 
-        An ack of ``team:40`` looks like one of ``team``; only once all was collected it is known that there
-        is such an id.
+        An ack of ``team:40`` looks like one of ``team``, and the other way round. Only once all was collected
+        it is known that there is such an id.
         """
-        return keys.owners(key, self._others, self._others_lengths)[0]
+        found = keys.owners(key, self._others, self._others_lengths)[0]
+        # the parties of a message without colons in their ids are known by its form
+        return found if key.startswith(keys.ACK) else [id_ for id_ in found if b":" in id_]
 
     def _leave_to_orphans(self) -> None:
         coordinators = self._fleet.coordinators
-        self._others = {id_ for id_ in self.orphans if b":" in id_ and coordinators.get(id_) is None}
+        hold_colons = max(self._fleet.lengths, default=1) > 1
+        self._others = {
+            id_ for id_ in self.orphans if (hold_colons or b":" in id_) and coordinators.get(id_) is None
+        }
         self._others_lengths = {keys.segments_of(id_) for id_ in self._others}
         for due in self._fleet.due() if self._others else ():
             due.keys = [key for key in due.keys if not self.others(key)]

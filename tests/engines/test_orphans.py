@@ -234,6 +234,20 @@ def test_an_ack_waits_for_all_that_are_known(
     assert not client.exists("blocking:signal:w")
 
 
+@pytest.mark.parametrize("orphans", ["report", "reap"])
+def test_an_ack_may_be_of_the_shorter_id(client: Redis, engine: NamedEngine, orphans: str) -> None:
+    """The heartbeat of ``team`` has expired, and it is at work; the longer id is stale, or a due orphan."""
+    write_stale(client, b"team:40", b"team:41")
+    client.delete(keys.heartbeat(b"team:41"))
+    client.hset(keys.SIGHTINGS, "team:41", server_time_ms(client) - 2_000_000)
+    client.set(keys.activity(b"team"), server_time_ms(client))
+    acks = {key for key in all_keys(client) if key.startswith(keys.ACK)}
+    assert len(acks) == 4
+    sweep(client, engine, orphans=orphans)
+    assert acks <= all_keys(client)
+    assert not client.exists(keys.heartbeat(b"team:40"))
+
+
 def test_one_at_work_keeps_what_looks_like_anothers(client: Redis, engine: NamedEngine) -> None:
     """Its heartbeat has expired, and the part of its id before a colon is the id of somebody stale."""
     write_stale(client, b"team", b"w")
