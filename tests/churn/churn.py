@@ -182,8 +182,11 @@ def churn(place: Place, broker: Server, folder: Path, seconds: float, seed: int)
         wait_until(lambda: _now_ms(place) > died_ms + 1000 * (THRESHOLD_S + 1), "all were silent for long")
         free_lock()
         network.is_calm = True
-        # the first leaves those alone that were without a heartbeat when a sweep before has seen them
-        last = sweeps.last() + sweeps.last()
+        last = sweeps.last()
+        # it protects those that have written since a hold or a sighting, for as long as the threshold
+        swept_ms = _now_ms(place)
+        wait_until(lambda: _now_ms(place) > swept_ms + 1000 * (THRESHOLD_S + 1), "nobody is protected")
+        last += sweeps.last()
     left: set[bytes] = set()
     on_each(lambda client: left.update(client.scan_iter(count=1_000)), place.primaries())
     return Outcome(

@@ -45,7 +45,10 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """The stack at work, sweeping every two seconds."""
-    environment = PASSWORDS | {"CLEANUP_INTERVAL_SECONDS": str(INTERVAL_S)}
+    environment = PASSWORDS | {
+        "CLEANUP_INTERVAL_SECONDS": str(INTERVAL_S),
+        "CLEANUP_RESTART_GRACE_SECONDS": "0",
+    }
     with Compose(environment, tmp_path_factory.mktemp("stack")) as compose:
         for name in ("redis", "broker"):
             compose.start_server(name)
@@ -144,7 +147,8 @@ def sweepers(client: Redis) -> list[str]:
 
 def test_two_targets(tmp_path: Path) -> None:
     """The example in deploy/targets: each has an interval of its own, and only workers know the URLs."""
-    with Compose(PASSWORDS, tmp_path, "deploy/targets/compose.yml") as compose:
+    environment = PASSWORDS | {"CLEANUP_RESTART_GRACE_SECONDS": "0"}
+    with Compose(environment, tmp_path, "deploy/targets/compose.yml") as compose:
         servers = ("redis", "redis-us")
         for name in (*servers, "broker"):
             compose.start_server(name)
