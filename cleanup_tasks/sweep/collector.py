@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import is_older, is_plausible
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.activities import read_activities
+from cleanup_tasks.sweep.activities import chunks, read_activities
 from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
 
 
@@ -120,8 +120,8 @@ class Collector:
 
     def _read_absent(self) -> None:
         """Read the activities of the parties without a heartbeat; who is at work keeps its records."""
-        ids, size = list(self.absent), self._servers.limits.read_keys
-        lots = ((None, ids[start : start + size]) for start in range(0, len(ids), size))
+        ids = list(self.absent)
+        lots = ((None, lot) for lot in chunks(ids, self._servers.limits.read_keys))
         protected = set(ids)
         for _, now_ms, _working, silent in read_activities(self._servers, lots, self._threshold_s):
             self._fleet.judged_at_ms = max(self._fleet.judged_at_ms, now_ms)

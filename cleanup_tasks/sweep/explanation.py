@@ -13,6 +13,7 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EXPLANATIONS, State, judge, reason_of, times_of
 from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.activities import chunks
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Fleet
@@ -114,8 +115,7 @@ class Explanation:
             yield page
 
     def _judged(self, ids: list[bytes]) -> dict[bytes, Explained]:
-        size = self._servers.limits.read_keys
-        lots = (ids[start : start + size] for start in range(0, len(ids), size))
+        lots = chunks(ids, self._servers.limits.read_keys)
         requests = ((lot, [*map(keys.heartbeat, lot), *map(keys.activity, lot)]) for lot in lots)
         explained = {}
         for lot, now_ms, values in self._servers.read(requests):

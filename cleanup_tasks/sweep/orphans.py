@@ -14,7 +14,7 @@ from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import is_older
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.activities import read_activities
+from cleanup_tasks.sweep.activities import chunks, read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 #: Sightings that are noted at most, about 10 MB of the server's memory; others wait until there is room.
@@ -60,7 +60,7 @@ class Sightings:
             for id_, seen_ms in self._sighted.items()
             if id_ not in fleet.coordinators and is_older(int(seen_ms), now_ms, self._threshold_s)
         ]
-        lots = ((None, lot) for lot in _chunks(ids))
+        lots = ((None, lot) for lot in chunks(ids, CHUNK))
         for _, read_ms, _working, silent in read_activities(servers, lots, self._threshold_s):
             due = [Due(id_, None, activity, self._sighted[id_]) for id_, activity in silent.items()]
             fleet.add_orphans(due, read_ms)
@@ -73,7 +73,7 @@ class Sightings:
         if len(fresh) > room:
             logger.warning("%d orphaned coordinators wait to be noted", len(fresh) - room)
         try:
-            for chunk in _chunks(fresh[:room]):
+            for chunk in chunks(fresh[:room], CHUNK):
                 sighted = dict.fromkeys(chunk, b"%d" % now_ms)
                 self._client.hset(keys.SIGHTINGS, mapping=sighted)  # type: ignore[arg-type]
                 self._sighted |= sighted
@@ -95,13 +95,9 @@ class Sightings:
     def forget(self, coordinators: Iterable[bytes]) -> None:
         """Forget some that are no orphans, or were reaped."""
         ids = [id_ for id_ in coordinators if self._sighted.pop(id_, None) is not None]
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids, CHUNK):
             self._client.hdel(keys.SIGHTINGS, *chunk)
 
     def forget_known(self, with_heartbeat: Container[bytes]) -> None:
         """Forget all that have a heartbeat, stale or not."""
         self.forget([id_ for id_ in self._sighted if id_ in with_heartbeat])
-
-
-def _chunks(ids: list[bytes]) -> Iterable[list[bytes]]:
-    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
