@@ -5,8 +5,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from celery import _state
 from redis import Redis
 
+from cleanup_tasks import app
 from cleanup_tasks.configuration import targets
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
@@ -22,6 +24,7 @@ from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
     pytest_generate_tests,
     pytest_terminal_summary,
 )
+from tests.support.resetting import reset
 
 ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
 
@@ -64,6 +67,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.propagate = True
 
 
+@pytest.fixture(autouse=True)
+def _celery_as_it_was() -> Iterator[None]:
+    """No test leaves another application to the next one.
+
+    A worker in this process makes its application the current one, and the default one of all threads.
+    """
+    current, default, open_before = _state._tls.current_app, _state.default_app, set(_state._apps)
+    yield
+    _state._set_current_app(current)
+    _state.set_default_app(default)
+    for opened in set(_state._apps) - open_before - {app}:
+        opened.close()
+
+
 @pytest.fixture(scope="session")
 def shared_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One server for all tests that need no configuration of their own; see matrix for which servers."""
@@ -75,9 +92,9 @@ def shared_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared_server: Server) -> Server:
-    """A server with nothing in it."""
+    """A server with nothing in it, as it was when it started."""
     with shared_server.client() as client:
-        client.flushall()
+        reset(shared_server, client)
         client.script_flush()
         client.config_resetstat()
         client.acl_log_reset()

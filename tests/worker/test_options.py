@@ -15,10 +15,10 @@ from tests.support.command import run_command
     ("arguments", "message"),
     [
         (["--stale-threshold", "-1"], "'--stale-threshold': '-1' is no duration; write 600, 90s, 10m"),
-        (["--stale-threshold", "1.5"], "'--stale-threshold': '1.5' is no duration; write 600, 90s, 10m"),
+        (["--stale-threshold", "1.5"], r"'--stale-threshold': '1\.5' is no duration; write 600, 90s, 10m"),
         (["--stale-threshold", "soon"], "'--stale-threshold': 'soon' is no duration; write 600, 90s, 10m"),
         (["--stale-threshold", "99999d"], "'--stale-threshold': '99999d' is too long"),
-        (["--stale-thresold", "600"], "Did you mean '--stale-threshold'?"),
+        (["--stale-thresold", "600"], r"Did you mean '?--stale-threshold'?\?"),
         (["--orphans", "eat"], "'--orphans': 'eat' is not one of 'off', 'report', 'reap'"),
         (["--dryrun"], "--dryrun"),
         (["--redis-url", "http://localhost"], "'--redis-url': it begins with none of "),
@@ -34,7 +34,7 @@ def test_wrong_options_touch_nothing(
     write_acceptance_data(client, 10, 1)
     ended = run_command(server.url, *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.search(rf"^Error: .*{re.escape(message)}", ended.stderr, re.MULTILINE)
+    assert re.search(rf"^Error: .*{message}", ended.stderr, re.MULTILINE)
     assert client.dbsize() == 10 * KEYS_EACH
 
 

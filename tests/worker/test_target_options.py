@@ -230,6 +230,7 @@ def test_a_signal_ends_all_of_them(
         first, *nodes = (stack.enter_context(s.client()) for s in (healthy, *cluster.servers))
         for client in (first, *nodes):
             client.client_pause(60_000, all=False)
+            stack.callback(client.client_unpause)
         shown = stack.enter_context(on_terminal("", *arguments, **environment))
         wait_until(lambda: is_at_its_lock(first), "one sweep is at its lock")
         wait_until(lambda: any(map(is_at_its_lock, nodes)), "the other too")

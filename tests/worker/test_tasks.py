@@ -22,6 +22,7 @@ from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, running_server, wait_until
 from demo.stack import Stack
 from tests.support.proxy import Proxy
+from tests.support.resetting import reset
 from tests.support.sweeping import interrupted_by
 
 STALE, ACTIVE = 990, 10
@@ -109,11 +110,10 @@ def fleet(coordination: Server, proxy: Proxy, stack: Stack, in_vain: AsyncResult
     proxy.refusing = False
     proxy.cut_at(b"", 0)
     with coordination.client() as client:
-        acl(client, "reset", "on", "nopass", "~*", "&*", "+@all")
-        client.flushall()
+        reset(coordination, client)
         write_acceptance_data(client, STALE + ACTIVE, ACTIVE)
         yield client
-        acl(client, "reset", "on", "nopass", "~*", "&*", "+@all")
+        reset(coordination, client)
 
 
 def acl(client: Redis, *rules: str) -> None:
