@@ -73,10 +73,9 @@ def _shown(value: Any) -> str:
 
 def _in_words(fields: dict[str, Any]) -> str:
     """One line that begins with what makes a run unlike an ordinary one."""
-    if fields.get("skipped"):
-        return f"SKIPPED: {fields['skipped']}"
-    if fields.get("held"):
-        return f"HELD: {fields['held']}"
+    for name in ("skipped", "held"):
+        if fields.get(name):
+            return ("DRY RUN · " if fields.get("dryRun") else "") + f"{name.upper()}: {fields[name]}"
     marks = {
         "INCOMPLETE": not fields.get("complete", True),
         "DRY RUN": fields.get("dryRun"),

@@ -9,28 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.dataset import Dataset
 from benchmarks.goals import goal_table
 from benchmarks.plan import BEFORE, COMMANDS, FLOOR, IDLE, LUA, MIDDLE, PYTHON, REPORT, ROOT
 from benchmarks.results import Case, Results, number
 
-#: Title of a panel of the plot, group and figure; all by the number of coordinators.
+#: Title of a panel of the plot, what its vertical axis shows, group and figure.
 PANELS = (
-    ("ms of a sweep, fleet data", "fleet", "wall ms"),
-    ("ms of a sweep, acceptance data", "acceptance", "wall ms"),
-    ("MB of the worker, acceptance data", "acceptance", "peak MB"),
-    ("p99 in ms of another client, fleet data", "clients", "p99 ms"),
+    ("Time of a sweep, fleet data", "milliseconds", "fleet", "wall ms"),
+    ("Time of a sweep, acceptance data", "milliseconds", "acceptance", "wall ms"),
+    ("Memory of the worker, acceptance data", "megabytes", "acceptance", "peak MB"),
+    ("99 of 100 answers to another client, fleet data", "within milliseconds", "clients", "p99 ms"),
 )
 
 
 def draw(results: Results, path: Path) -> None:
     """Draw the plot into a file; a way has the same colour in all panels, dotted for "before"."""
     plot = Figure((12, 10), layout="constrained")
-    for position, (title, group, figure) in enumerate(PANELS, 1):
-        axes = plot.add_subplot(
-            2, 2, position, title=title, xscale="log", yscale="log", xlabel="coordinators"
-        )
+    for position, (title, unit, group, figure) in enumerate(PANELS, 1):
+        axes = plot.add_subplot(2, 2, position, title=title, xscale="log", yscale="log")
+        axes.set(xlabel="number of coordinators", ylabel=unit)
+        for axis, labelled in ((axes.xaxis, [1]), (axes.yaxis, [1, 2, 5])):
+            axis.set_major_locator(LogLocator(subs=labelled))
+            axis.set_major_formatter("{x:,.15g}")
+            axis.set_minor_formatter("")
         cases = [case for case in results.rounds if case.group == group]
         for way in dict.fromkeys(case.way for case in cases):
             points = [(c.dataset.coordinators, results.value(c, figure)) for c in cases if c.way == way]

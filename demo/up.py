@@ -29,9 +29,9 @@ DEFAULT_PORT = "5555"
 def play(stack: ExitStack, folder: Path) -> None:
     """Start everything, send a first sweep, and go on until Ctrl-C."""
     port = flower_port(os.environ.get("FLOWER_PORT") or DEFAULT_PORT)
-    console.print("This is a playground: it starts servers of its own and touches no other.")
+    console.print("This is a playground. It starts servers of its own, and touches no other server.")
     if ignored := [name for name in forget_settings() if name != "FLOWER_PORT"]:
-        console.print(f"These variables of your environment are not used: {', '.join(ignored)}.")
+        console.print(f"These variables of your environment are not used here: {', '.join(ignored)}.")
     coordination = stack.enter_context(running_server())
     broker = stack.enter_context(running_server())
     client = stack.enter_context(coordination.client())
@@ -59,7 +59,8 @@ def play(stack: ExitStack, folder: Path) -> None:
         f"      --stale-threshold {THRESHOLD_S}\n\n"
         f"{LIVING} coordinators are alive and beat every {BEAT_S} seconds. "
         f"Every {LIFE_S} seconds one of them\n"
-        f"dies and another one starts. Who has been silent for {THRESHOLD_S} seconds is cleaned up:",
+        "dies and another one starts. If a coordinator has been silent for more than\n"
+        f"{THRESHOLD_S} seconds, it counts as dead, and the next sweep deletes its keys:",
         soft_wrap=True,
     )
     live(running, client)
@@ -77,7 +78,7 @@ def flower_port(text: str) -> int:
             reason = (
                 "is already in use" if error.errno == errno.EADDRINUSE else f"can't be used: {error.strerror}"
             )
-            raise NotAsExpected(f"Port {text} {reason}. Name another: make up FLOWER_PORT=5556") from None
+            raise NotAsExpected(f"Port {text} {reason}. Use another one: make up FLOWER_PORT=5556") from None
     return int(text)
 
 
@@ -106,9 +107,9 @@ def in_words(result: dict[str, Any]) -> str:
     if result["status"] != "SUCCESS":
         return f"A sweep failed: {metrics}"
     if metrics["skipped"]:
-        return f"A sweep was skipped: {metrics['skipped']}."
+        return f"Skipped: {metrics['skipped']}."
     dead, keys = metrics["staleCoordinatorsFound"], metrics["keysDeleted"]
-    found = f"{dead:,} of {metrics['totalCoordinatorsChecked']:,} are dead"
+    found = f"{metrics['totalCoordinatorsChecked']:,} checked, {dead:,} dead"
     if metrics["dryRun"]:
         return f"Dry run: {found}, {keys:,} keys would be deleted."
     return f"Sweep: {found}, {keys:,} keys deleted in {metrics['executionTimeMs']} ms."

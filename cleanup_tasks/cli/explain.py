@@ -62,10 +62,10 @@ def explain(options: Options, wanted: str, style: Style) -> int:
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
-        now = "nothing is deleted now, but with --force it is"
+        now = "a sweep deletes nothing now, unless you add --force"
         head.add_row(Text("Held", "bold"), Text(f"{explanation.held}; {now}"))
     if explanation.skipped:
-        now = "a sweep does nothing now, but with --force it does"
+        now = "a sweep does nothing now, unless you add --force"
         head.add_row(Text("Skipped", "bold"), Text(f"{explanation.skipped}; {now}"))
     console.print(head)
     if coordinator and not explained:

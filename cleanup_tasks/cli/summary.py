@@ -28,7 +28,7 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
         return [*rows, ("Skipped", f"{report.skipped}; nothing was done")]
     rows += [("Checked", _checked(ended)), ("Would delete" if report.dry_run else "Deleted", _deleted(ended))]
     if report.held:
-        rows.append(("Held", f"{report.held}; {_end_of_hold(report)} at once with --force"))
+        rows.append(("Held", f"{report.held}; {_end_of_hold(report)}"))
     if not (report.complete or report.held):
         steps = _number(report.cleanup_errors, "step")
         unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
@@ -49,8 +49,9 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
 
 def _end_of_hold(report: Report) -> str:
     if report.dry_run:  # which notes no hold, so nothing has begun that would end
-        return "a real run would wait, or go on"
-    return f"goes on at {utc(report.held_until_ms)}, or" if report.held_until_ms else "goes on"
+        return "a real run would also delete nothing, unless you add --force"
+    in_time = f"at {utc(report.held_until_ms)}, or " if report.held_until_ms else ""
+    return f"the cleanup goes on {in_time}at once with --force"
 
 
 def _checked(ended: Ended) -> str:

@@ -134,11 +134,11 @@ def _log_hold(report: Report, dry: str) -> None:
 
     warn("Cleanup held: %s", report.held)
     if report.dry_run:  # which notes no hold, so nothing has begun that would end
-        warn("A real run would wait, or go on at once with --force or cleanup.delay(force=True)")
+        warn("A real run would also delete nothing, unless with --force or cleanup.delay(force=True)")
     else:
         ends = f"at {utc(report.held_until_ms)} if nothing changes, or " if report.held_until_ms else ""
         warn("Held since %s; goes on %s30 s after somebody was seen to beat", utc(report.held_since_ms), ends)
-    warn("Do the coordinators reach Redis, does its clock agree with theirs?")
+    warn("Can the coordinators reach Redis? Does its clock agree with theirs?")
     if not report.dry_run:
         warn("To go on at once: --force or cleanup.delay(force=True)")
 

@@ -135,12 +135,12 @@ def test_up_plays_with_its_own_servers_until_ctrl_c(tmp_path: Path, server: Serv
     # Then the living are there, and the user's keys as they were
     assert alive >= 10
     assert client.info("keyspace") == before
-    assert f"variables of your environment are not used: {', '.join(sorted(theirs))}." in " ".join(
+    assert f"variables of your environment are not used here: {', '.join(sorted(theirs))}." in " ".join(
         shown.split()
     )
     assert f"Open http://127.0.0.1:{port}/tasks" in shown
-    assert "Dry run: 990 of 1,000 are dead, 5,940 keys would be deleted." in shown
-    assert "Sweep: 990 of 1,000 are dead, 5,940 keys deleted in " in shown
+    assert "Dry run: 1,000 checked, 990 dead, 5,940 keys would be deleted." in shown
+    assert "Sweep: 1,000 checked, 990 dead, 5,940 keys deleted in " in shown
 
 
 def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
         with started("demo.up", tmp_path, FLOWER_PORT=str(port)) as (process, output):
             assert process.wait(60) == 1
     assert output.read_text() == (
-        f"  ✗ Port {port} is already in use. Name another: make up FLOWER_PORT=5556\n"
+        f"  ✗ Port {port} is already in use. Use another one: make up FLOWER_PORT=5556\n"
     )
 
 

@@ -153,7 +153,7 @@ def test_a_skipped_sweep_is_said(server: Server, tmp_path: Path) -> None:
     assert forced["skipped"] is None
     told = " ".join(" ".join(screen).split())
     assert f"Skipped {skipped[:12]}" in told
-    assert "; a sweep does nothing now, but with --force it does Coordinator" in told
+    assert "; a sweep does nothing now, unless you add --force Coordinator" in told
 
 
 def test_a_hold_is_said(server: Server, client: Redis) -> None:
@@ -162,7 +162,7 @@ def test_a_hold_is_said(server: Server, client: Redis) -> None:
     why = "nobody beats, and 20 look dead"
     assert {line["held"] for line in explained(server).values()} == {why}
     shown = " ".join(" ".join(run_on_terminal(server.url, "--explain").screen).split())
-    assert f"Held {why}; nothing is deleted now, but with --force it is" in shown
+    assert f"Held {why}; a sweep deletes nothing now, unless you add --force" in shown
     assert digest(client) == before
     assert {line["held"] for line in explained(server, "--force").values()} == {None}
 

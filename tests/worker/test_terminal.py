@@ -157,11 +157,12 @@ def test_a_hold_is_one_row_that_says_what_to_do(server: Server, client: Redis) -
     checked, deleted, *held = rows(shown.screen)[1:]
     assert (checked, deleted) == ("Checked 20 coordinators in N ms: 20 stale", "Deleted nothing")
     assert re.fullmatch(
-        r"Held nobody beats, and 20 look dead; goes on at [-0-9]+ [:0-9]+ UTC, or at once with --force",
+        "Held nobody beats, and 20 look dead; "
+        "the cleanup goes on at [-0-9]+ [:0-9]+ UTC, or at once with --force",
         " ".join(" ".join(held).split()),
     )
     client.delete(keys.HOLD)
     announced = " ".join(" ".join(run_on_terminal(server.url, "--dry-run").screen).split())
-    assert "20 look dead; a real run would wait, or go on at once with --force" in (
+    assert "20 look dead; a real run would also delete nothing, unless you add --force" in (
         announced.replace(" [DRY-RUN]", "")
     )
