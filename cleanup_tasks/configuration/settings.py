@@ -9,15 +9,15 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from cleanup_tasks.configuration.environment import Environment, ExistingFile, SecretFile
+from cleanup_tasks.configuration.pem import AuthoritiesFile, KeyFile, PemFile
 from cleanup_tasks.servers import url
-from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.credentials import credential_provider
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.sweep.options import OrphansMode
 
 #: What Kubernetes puts into ``NAME_PORT`` of every container for a service called ``name``.
 _SERVICE = re.compile(r"tcp://[^/@]+:(\d+)")
 
-PemFile = Annotated[ExistingFile | None, Field(description="the path of a PEM file that is there")]
 Seconds = Annotated[int, Field(ge=0, le=999_999_999)]
 SECONDS = Field(description="a whole number of seconds, 0 to 999999999")
 ORPHANS = Field(description="off, report or reap")
@@ -142,10 +142,10 @@ class Settings(IntervalSettings, LogSettings):
         ),
     ] = None
     coordination_redis_ca_file: Annotated[
-        PemFile, Field(title="the authorities that the server's certificate is checked against")
+        AuthoritiesFile, Field(title="the authorities that the server's certificate is checked against")
     ] = None
     coordination_redis_cert_file: Annotated[PemFile, Field(title="the client's certificate")] = None
-    coordination_redis_key_file: Annotated[PemFile, Field(title="the key of the client's certificate")] = None
+    coordination_redis_key_file: Annotated[KeyFile, Field(title="the key of the client's certificate")] = None
     coordination_redis_verify: Annotated[
         bool, Field(title="whether the server's certificate is checked", description="true or false")
     ] = True
@@ -183,7 +183,7 @@ class Settings(IntervalSettings, LogSettings):
     @classmethod
     def _known_form(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            url.parse(value.get_secret_value())
+            url.parse(value.get_secret_value()).check_files()
         return value
 
     @field_validator("redis_password_file", "coordination_redis_url_file")

@@ -4,8 +4,6 @@ import inspect
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from redis import Redis
@@ -15,6 +13,7 @@ from redis.exceptions import AuthenticationError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from cleanup_tasks.servers.sentinels import Sentinels
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address
 
 #: Seconds until an answer counts as lost. No call we send takes longer than ms.
@@ -33,16 +32,6 @@ _NO_LIBRARY_INFO: dict[str, Any] = (
     if "driver_info" in inspect.signature(Redis).parameters
     else {"lib_name": None, "lib_version": None}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How TLS is verified: PEM files, and whether at all."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    verify: bool = True
 
 
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
@@ -80,7 +69,7 @@ def primary_of(address: Address, tls: Tls | None = None) -> Redis:
     theirs = {
         "username": address.sentinel_username,
         "password": address.sentinel_password,
-        **_transport(address.sentinel_tls, tls),
+        **_transport(address.sentinel_tls, (tls or Tls()).but(address.sentinel_files)),
         **_behaviour(),
     }
     client = Sentinels(address.hosts, sentinel_kwargs=theirs).master_for(  # type: ignore[no-untyped-call]
@@ -124,17 +113,7 @@ def _login(address: Address) -> dict[str, Any]:
 
 
 def _transport(on: bool, tls: Tls | None) -> dict[str, Any]:
-    if not on:
-        return {}
-    tls = tls or Tls()
-    return {
-        "ssl": True,
-        "ssl_ca_certs": tls.ca_file and str(tls.ca_file),
-        "ssl_certfile": tls.cert_file and str(tls.cert_file),
-        "ssl_keyfile": tls.key_file and str(tls.key_file),
-        "ssl_cert_reqs": "required" if tls.verify else "none",
-        "ssl_check_hostname": tls.verify,
-    }
+    return (tls or Tls()).options() if on else {}
 
 
 def version_of(client: Redis) -> str:

@@ -12,6 +12,7 @@ from cleanup_tasks.servers.url import Address
 #: What an error says -> what to do about it. The first that matches, of those for TLS only where it is used.
 _WITH_TLS = {
     "certificate is not valid for|mismatch": "the certificate is for another name; use that one in the URL",
+    "no sentinel.*certificate verify failed": "sentinel_ca_file in the URL names their authority's file",
     "certificate verify failed": "COORDINATION_REDIS_CA_FILE names the authority's PEM file",
     "WRONG_VERSION|RECORD_LAYER|Timeout": "if this port speaks no TLS, use redis://",
     "Connection closed|reset by peer|Broken pipe|alert": "if the server asks for a certificate, "

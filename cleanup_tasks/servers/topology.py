@@ -7,11 +7,12 @@ from typing import Protocol, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from cleanup_tasks.servers.client import Tls, client_of, primary_of
+from cleanup_tasks.servers.client import client_of, primary_of
 from cleanup_tasks.servers.cluster import Cluster
 from cleanup_tasks.servers.pipelining import Context, Limits
 from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.single import SingleServer
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address, Layout
 
 

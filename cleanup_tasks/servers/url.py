@@ -7,15 +7,19 @@
 
 ``rediss`` instead of ``redis`` stands for TLS; ``valkey`` and ``valkeys`` are the same. Special characters of
 user and password are written as %XX. User and password are the server's; the sentinels' own are parameters:
-``?sentinel_username=…&sentinel_password=…&sentinel_tls=true`` (or ``false``; without it as the server).
+``?sentinel_username=…&sentinel_password=…&sentinel_tls=true`` (or ``false``; without it as the server), and
+their files for TLS, ``sentinel_ca_file=…&sentinel_cert_file=…&sentinel_key_file=…``.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from urllib.parse import unquote
 
 from redis.credentials import CredentialProvider
+
+from cleanup_tasks.servers.tls import Tls, check_authorities, check_certificate
 
 
 class Layout(Enum):
@@ -41,7 +45,14 @@ _PLACE = re.compile(
 )
 _UNIX = re.compile(r"unix://(?:(?P<login>[^/]*)@)?(?P<path>/[^?#]+)(?:\?db=(?P<database>[0-9]+))?")
 _DEFAULT_PORTS = {Layout.SERVER: 6379, Layout.CLUSTER: 6379, Layout.SENTINEL: 26379}
-_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password", "sentinel_tls")
+_SENTINEL_PARAMETERS = (
+    "sentinel_username",
+    "sentinel_password",
+    "sentinel_tls",
+    "sentinel_ca_file",
+    "sentinel_cert_file",
+    "sentinel_key_file",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,24 @@ class Address:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     sentinel_tls: bool = False
+    #: The sentinels' own, where they are others than the server's.
+    sentinel_files: Tls = Tls()  # noqa: RUF009, it never changes
 
     @property
     def has_login(self) -> bool:
         """Whether a user or a password is part of it."""
         return self.username is not None or self.password is not None
+
+    def check_files(self) -> None:
+        """Raise ValueError for a file of the sentinels' that is not what it should be."""
+        own = self.sentinel_files
+        try:
+            name = "sentinel_ca_file"
+            check_authorities(own.ca_file)
+            name = "sentinel_cert_file and sentinel_key_file"
+            check_certificate(own.cert_file, own.key_file)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     def __str__(self) -> str:
         """For people: the server and the database, without the login."""
@@ -140,7 +164,13 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
         sentinel_username=parameters.get("sentinel_username"),
         sentinel_password=parameters.get("sentinel_password"),
         sentinel_tls=layout is Layout.SENTINEL and parameters.get("sentinel_tls", str(tls).lower()) == "true",
+        sentinel_files=Tls(_file(parameters, "ca"), _file(parameters, "cert"), _file(parameters, "key")),
     )
+
+
+def _file(parameters: dict[str, str], name: str) -> Path | None:
+    path = parameters.get(f"sentinel_{name}_file")
+    return Path(path) if path else None
 
 
 def _login(text: str | None) -> tuple[str | None, str | None]:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
-from cleanup_tasks.servers.client import Tls
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address
 
 #: How the reason begins why the Python engine is used where nothing was wrong.

@@ -15,8 +15,8 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, Tim
 
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.servers import client as client_module
-from cleanup_tasks.servers.client import Tls
 from cleanup_tasks.servers.errors import WrongServer, is_transient
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep

@@ -75,7 +75,7 @@ def running_sentinels(password: str | None = None) -> Iterator[Sentinels]:
             wait_until(
                 lambda: client.info("replication")["master_link_status"] == "up", "the replica is in step"
             )
-        ports = [stack.enter_context(_running_sentinel(primary, password)) for _ in range(SENTINELS)]
+        ports = [stack.enter_context(running_sentinel(primary.port, password)) for _ in range(SENTINELS)]
         sentinels = Sentinels([primary, replica], ports, password)
         wait_until(lambda: _knows_all(sentinels), "the sentinels know the replica")
         yield sentinels
@@ -92,7 +92,14 @@ def _role(server: Server) -> bytes:
 
 
 @contextlib.contextmanager
-def _running_sentinel(primary: Server, password: str | None) -> Iterator[int]:
+def running_sentinel(
+    primary_port: int,
+    password: str | None = None,
+    *lines: str,
+    quorum: int = QUORUM,
+    binary: str | None = None,
+) -> Iterator[int]:
+    """One sentinel, which listens on the port that this yields; `lines` are more of its configuration."""
     with tempfile.TemporaryDirectory(prefix="cleanup-sentinel-") as folder:
         port = free_port()
         config = Path(folder) / "sentinel.conf"
@@ -101,17 +108,21 @@ def _running_sentinel(primary: Server, password: str | None) -> Iterator[int]:
 bind 127.0.0.1
 dir {folder}
 logfile {folder}/sentinel.log
-sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {QUORUM}
+sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {quorum}
 sentinel down-after-milliseconds {SERVICE} 1000
 sentinel failover-timeout {SERVICE} 10000
 {f"requirepass {password}" if password else ""}
 """
+            + "\n".join(lines)
         )
-        process = subprocess.Popen([valkey_binary(), str(config), "--sentinel"], start_new_session=True)
+        process = subprocess.Popen(
+            [binary or valkey_binary(), str(config), "--sentinel"], start_new_session=True
+        )
         try:
             wait_until(lambda: _answers(port, password), "a sentinel answers")
-            with Redis(port=port, password=password) as client:
-                client.execute_command("SENTINEL", "DEBUG", *PACE)
+            if binary is None:
+                with Redis(port=port, password=password) as client:
+                    client.execute_command("SENTINEL", "DEBUG", *PACE)
             yield port
         finally:
             stop(process)

@@ -29,6 +29,7 @@ from cleanup_tasks.sweep.writers import MAX_NOTED
 from cleanup_tasks.tasks import BACKOFF_S
 from demo.stack import ROOT
 from tests.support.markdown import PAGES, anchors, blocks, links, rows, section, text_of
+from tests.support.tls import Authority
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -97,6 +98,11 @@ def test_every_example_is_accepted(
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     file = tmp_path / "file"
     file.write_text("redis://host")
+    pair = Authority(tmp_path).sign("pair")
+    pem = {"ca": pair.cert_file, "cert": pair.cert_file, "key": pair.key_file}
+    if use is Settings:  # a certificate and its key go together, and are two examples
+        monkeypatch.setenv("COORDINATION_REDIS_CERT_FILE", str(pair.cert_file))
+        monkeypatch.setenv("COORDINATION_REDIS_KEY_FILE", str(pair.key_file))
     tried = 0
     for name, _, _, _, example in (
         row for row in rows((DOCS / "configuration.md").read_text()) if len(row) == 5
@@ -107,10 +113,12 @@ def test_every_example_is_accepted(
                 "cleanup_log_file",
                 "cleanup_beat_file",
             )
-            value = str(file) if is_file else example.strip("`")
+            kind = setting.removesuffix("_file").rpartition("_")[2]
+            value = str(pem.get(kind, file)) if is_file else example.strip("`")
             monkeypatch.setenv(setting.upper(), value)
             assert getattr(use.read(), setting) != use.model_fields[setting].default, setting
-            monkeypatch.delenv(setting.upper())
+            if kind not in ("cert", "key"):
+                monkeypatch.delenv(setting.upper())
             tried += 1
     assert tried
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from cryptography.hazmat.primitives import serialization
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from cleanup_tasks.configuration import targets
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.settings import Settings, load_settings
+from tests.support.tls import Authority
 
 SECRET = "hunter2"
 PROVIDER = UsernamePasswordCredentialProvider("u", SECRET)
@@ -161,6 +163,68 @@ def test_a_fault_of_any_path(
     assert str(refusal.value).endswith(fault.format(folder=tmp_path))
     assert SECRET not in str(refusal.value)
     assert "BEGIN" not in str(refusal.value)
+
+
+NO_CERTIFICATE = "(it holds no certificate in the form PEM)"
+NO_PAIR = "(no certificate and its key in the form PEM, without a passphrase)"
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (
+            {"CA": "text"},
+            f"CA_FILE: the path of a PEM file that is there {NO_CERTIFICATE}",
+        ),
+        ({"CA": "a.key"}, NO_CERTIFICATE),
+        ({"CERT": "a.pem"}, f"KEY_FILE: the path of a PEM file that is there {NO_PAIR}"),
+        ({"CERT": "a.pem", "KEY": "b.key"}, NO_PAIR),
+        ({"CERT": "locked.pem"}, NO_PAIR),
+        ({"KEY": "a.key"}, "(a key without its certificate)"),
+        ({"CA": "a.pem", "CERT": "a.pem", "KEY": "a.key"}, None),
+        ({"CA": "a.pem", "CERT": "both.pem"}, None),
+    ],
+)
+def test_files_for_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], fault: str | None
+) -> None:
+    """Those of the server, and the same ones of sentinels."""
+    authority = Authority(tmp_path)
+    a, b = authority.sign("a"), authority.sign("b")
+    (tmp_path / "text").write_text(SECRET)
+    (tmp_path / "both.pem").write_bytes(a.cert_file.read_bytes() + a.key_file.read_bytes())
+    key = serialization.load_pem_private_key(b.key_file.read_bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"passphrase"),
+    )
+    (tmp_path / "locked.pem").write_bytes(b.cert_file.read_bytes() + locked)
+    for name, file in given.items():
+        monkeypatch.setenv(f"COORDINATION_REDIS_{name}_FILE", f"{tmp_path}/{file}")
+    check(fault)
+    for name in given:
+        monkeypatch.delenv(f"COORDINATION_REDIS_{name}_FILE")
+    parameters = "&".join(f"sentinel_{name.lower()}_file={tmp_path}/{file}" for name, file in given.items())
+    monkeypatch.setenv("COORDINATION_REDIS_URL", f"redis+sentinel://:{SECRET}@a/main?{parameters}")
+    check(fault and fault.rpartition("(")[2].rstrip(")"))
+
+
+def check(fault: str | None) -> None:
+    """The settings are right, or one thing is wrong with them."""
+    if fault is None:
+        load_settings()
+        return
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings()
+    assert fault in str(refusal.value)
+    assert ";" not in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+def test_a_file_of_the_sentinels_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDINATION_REDIS_URL", "redis+sentinel://a/main?sentinel_ca_file=/nowhere")
+    check("(sentinel_ca_file: No such file or directory)")
 
 
 @pytest.mark.parametrize(("attribute", "user"), [("PROVIDER", "u"), ("make_provider", "made")])

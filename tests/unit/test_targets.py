@@ -10,6 +10,7 @@ from cleanup_tasks.configuration import targets
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.misspelt import unknown_variables
+from tests.support.tls import Authority
 
 URL = "COORDINATION_REDIS_URL"
 
@@ -65,8 +66,7 @@ def test_which_targets_there_are(
 
 
 def test_what_a_target_has_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pem = tmp_path / "ca.pem"
-    pem.touch()
+    pem = Authority(tmp_path).cert_file
     text = f"""
         [targets.eu-1]
         url = "rediss://eu"

@@ -1,6 +1,7 @@
 """Every accepted URL form, and one clear message for everything else."""
 
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -9,6 +10,7 @@ from cleanup_tasks.celery import app
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import EXAMPLES, Address, Layout, parse
 
 SECRET = "hunter2"
@@ -55,6 +57,7 @@ GOOD = {
     "valkeys://h": Address(hosts=(("h", 6379),), tls=True),
     "valkey+cluster://a": Address(Layout.CLUSTER, (("a", 6379),)),
     "valkeys+cluster://a": Address(Layout.CLUSTER, (("a", 6379),), tls=True),
+    "redis+sentinel://a/main?sentinel_ca_file=": Address(Layout.SENTINEL, (("a", 26379),), service="main"),
     "valkey+sentinel://a/main": Address(Layout.SENTINEL, (("a", 26379),), service="main"),
     "valkeys+sentinel://a/main": Address(
         Layout.SENTINEL, (("a", 26379),), tls=True, service="main", sentinel_tls=True
@@ -112,6 +115,12 @@ BAD = [
 def test_accepted(url: str, expected: Address) -> None:
     assert parse(url) == expected
     load_settings(coordination_redis_url=SecretStr(url))
+
+
+def test_files_of_the_sentinels() -> None:
+    files = "sentinel_ca_file=/etc/ca.pem&sentinel_cert_file=/etc/a%26b.pem&sentinel_key_file=b.key"
+    address = parse(f"redis+sentinel://a/main?{files}")
+    assert address.sentinel_files == Tls(Path("/etc/ca.pem"), Path("/etc/a&b.pem"), Path("b.key"))
 
 
 @pytest.mark.parametrize("url", BAD)

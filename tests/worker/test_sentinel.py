@@ -11,20 +11,24 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, TimeoutError
 
+from cleanup_tasks.configuration.arguments import check_arguments, options_of
+from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
-from cleanup_tasks.servers.client import CLIENT_NAME, Tls
+from cleanup_tasks.servers.client import CLIENT_NAME
 from cleanup_tasks.servers.errors import is_transient
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
+from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.sweep import Sweep
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, keys_of, write_coordinators
-from demo.servers import free_port, wait_until
+from demo.servers import free_port, running_server, wait_until
 from demo.stack import ROOT, Stack
-from tests.support.sentinels import SERVICE, Sentinels, running_sentinels
+from tests.support.matrix import binary_of
+from tests.support.sentinels import SERVICE, Sentinels, running_sentinel, running_sentinels
 from tests.support.sweeping import Before, all_keys, clean, new_report
 from tests.support.tls import Authority, tls_relay
 
@@ -228,6 +232,22 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
         with servers_at(parse(f"{url}&sentinel_tls=true"), tls) as servers:
             servers.connect()
             assert servers.client_for(b"").ping()
+        # files of their own, beside those of a server that has another authority
+        stranger = Authority(tmp_path, "stranger")
+        theirs = stranger.sign("client of the server")
+        other = Tls(stranger.cert_file, theirs.cert_file, theirs.key_file)
+        own = f"sentinel_cert_file={ours.cert_file}&sentinel_key_file={ours.key_file}"
+        with servers_at(
+            parse(f"{url}&sentinel_tls=true&sentinel_ca_file={authority.cert_file}&{own}"), other
+        ) as servers:
+            servers.connect()
+            assert servers.client_for(b"").ping()
+        for some in (own, f"sentinel_ca_file={authority.cert_file}"):
+            with (
+                servers_at(parse(f"{url}&sentinel_tls=true&{some}"), other) as servers,
+                pytest.raises(ConnectionError),
+            ):
+                servers.connect()
         with servers_at(parse(url), tls) as servers, pytest.raises(ConnectionError):
             servers.connect()
     plain = url.replace(f":{port}/", f":{locked_sentinels.ports[0]}/").replace("redis+", "rediss+")
@@ -236,6 +256,53 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
         with pytest.raises((ConnectionError, TimeoutError)) as failure:
             servers.connect()
         assert "no sentinel" not in str(failure.value)
+
+
+@pytest.mark.debian
+def test_sentinels_and_a_server_that_speak_tls_with_certificates_of_two_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are real: no server in a wheel speaks TLS, but Debian's does."""
+    of_server, of_sentinel = Authority(tmp_path, "servers"), Authority(tmp_path, "sentinels")
+    ours = [of_server.sign("client-a"), of_sentinel.sign("client-b")]
+    # the sentinel is itself a client of the server, and has one file for both
+    both = tmp_path / "both.pem"
+    both.write_bytes(of_server.cert_file.read_bytes() + of_sentinel.cert_file.read_bytes())
+
+    def options(authority: Authority, name: str, port: int) -> dict[str, str]:
+        signed = authority.sign(name)
+        return {
+            "tls-port": str(port),
+            "tls-ca-cert-file": str(both),
+            "tls-cert-file": str(signed.cert_file),
+            "tls-key-file": str(signed.key_file),
+        }
+
+    server_port, sentinel_port = free_port(), free_port()
+    settings = options(of_server, "server", server_port).items()
+    words = [word for name, value in settings for word in (f"--{name}", value)]
+    lines = options(of_sentinel, "sentinel", sentinel_port) | {"tls-replication": "yes"}
+    binary = binary_of("redis 7.0")
+    with (
+        running_server(*words, binary=binary) as server,
+        running_sentinel(
+            server_port, None, *(f"{name} {value}" for name, value in lines.items()), quorum=1, binary=binary
+        ),
+        server.client() as client,
+    ):
+        write_coordinators(client, IDS, STALE_AGE_MS)
+        write_coordinators(client, ACTIVE, ACTIVE_AGE_MS)
+        theirs = f"sentinel_cert_file={ours[1].cert_file}&sentinel_key_file={ours[1].key_file}"
+        url = f"rediss+sentinel://127.0.0.1:{sentinel_port}/{SERVICE}?{theirs}"
+        monkeypatch.setenv("COORDINATION_REDIS_CA_FILE", str(of_server.cert_file))
+        monkeypatch.setenv("COORDINATION_REDIS_CERT_FILE", str(ours[0].cert_file))
+        monkeypatch.setenv("COORDINATION_REDIS_KEY_FILE", str(ours[0].key_file))
+        monkeypatch.setenv("COORDINATION_REDIS_URL", url)
+        with pytest.raises(ConnectionError, match="sentinel_ca_file in the URL names their authority's file"):
+            Sweep(options_of(load_settings(), check_arguments())).run()
+        monkeypatch.setenv("COORDINATION_REDIS_URL", f"{url}&sentinel_ca_file={of_sentinel.cert_file}")
+        report = Sweep(options_of(load_settings(), check_arguments())).run()
+        assert (report.complete, report.keys_deleted) == (True, 6 * len(IDS))
 
 
 def test_a_worker_whose_broker_is_named_by_sentinels(
