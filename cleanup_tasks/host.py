@@ -14,6 +14,7 @@ from kombu.utils.functional import maybe_list
 
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.targets import intervals
+from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.schedule import CLEANUP, MAX_INTERVAL_S, beat_entries, is_interval, time_limits
 
@@ -25,9 +26,10 @@ DEFAULT_S = 300.0
 def install(app: Celery, *, queue: str | None = None, interval: float | None = None) -> None:
     """Add our tasks to a Celery application: their module, route, time limits and beat entry.
 
-    It is for the end of the module that makes the application, after its configuration. Whatever the
-    application has stays as it is: other tasks, routes, annotations and entries, and time limits that it has
-    for all tasks. To call it again with the same arguments changes nothing.
+    It is for the end of the module that makes the application. Whatever the application has stays as it is:
+    other tasks, routes, annotations and entries, and time limits that it has for all tasks. To call it again
+    with the same arguments changes nothing. A configuration that the application reads later, by
+    ``config_from_object``, is added to as well; an assignment to ``app.conf`` that comes later replaces.
 
     Args:
         app: the application.
@@ -44,6 +46,20 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
         raise ValueError(f"interval: a number of seconds, 1 to {MAX_INTERVAL_S}, not {interval!r}")
     if queue is not None and not (isinstance(queue, str) and queue):
         raise ValueError(f"queue: the name of a queue, not {queue!r}")
+    _add(app, queue, interval)
+
+    def add_again(**_: Any) -> None:
+        """To another configuration that the application reads later, by which Celery replaces the first."""
+        try:
+            _add(app, queue, interval)
+        except ValueError as conflict:
+            logger.error("No cleanup was added to the configuration that was read last: %s", conflict)
+
+    app.on_after_configure.disconnect(dispatch_uid=MODULE)
+    app.on_after_configure.connect(add_again, weak=False, dispatch_uid=MODULE)
+
+
+def _add(app: Celery, queue: str | None, interval: float | None) -> None:
     conf = app.conf
     swept_every = _intervals(interval)
     limits = time_limits(max(swept_every.values()))
@@ -57,6 +73,17 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
             conf, _entries(swept_every, limited=limited), is_asked_for=interval is not None
         ),
     )
+    if not there:
+        _limit_what_is_there(app, limits)
+
+
+def _limit_what_is_there(app: Celery, limits: Mapping[str, float]) -> None:
+    """Also where Celery has read the annotations before, or has made our tasks."""
+    app.__dict__.pop("annotations", None)
+    for task in (app.tasks.get(name) for name in TASKS if app.finalized):
+        for name, limit_s in limits.items() if task else ():
+            if getattr(task, name) is None:
+                setattr(type(task), name, limit_s)
 
 
 def _intervals(interval: float | None) -> dict[str, float]:

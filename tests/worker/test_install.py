@@ -296,3 +296,63 @@ def test_a_beat_that_was_away_goes_on(host: Celery, tmp_path: Path) -> None:
         assert entry.is_due().is_due == expected
         scheduler.reserve(entry)
         scheduler.close()
+
+
+@pytest.mark.parametrize("are_made", [False, True], ids=["annotations read", "our tasks made"])
+def test_limits_hold_where_tasks_were_made_before(host: Celery, are_made: bool) -> None:
+    """Celery reads the annotations once, when it makes the first task."""
+    host.conf.task_annotations = {"shop.price": {"rate_limit": "1/s"}, TASKS[0]: {"priority": 2}}
+    assert len(host.annotations) == 1
+    if are_made:
+        host.conf.include = ["cleanup_tasks.tasks"]
+        host.loader.import_default_modules()
+        assert host.tasks[TASKS[0]].priority == 2
+    install(host, queue="maintenance", interval=60)
+    theirs, *ours = seen(host, "shop.price", *TASKS)
+    assert theirs[1][2] == "1/s"
+    # priority, and the two time limits
+    assert [(queue, found[1], found[3:5]) for queue, found in ours] == [
+        ("maintenance", 2, [54.0, 48.0]),
+        ("maintenance", None, [54.0, 48.0]),
+    ]
+
+
+LATER = {
+    "include": ["json"],
+    "task_routes": SHOP,
+    "task_annotations": {"shop.price": {"rate_limit": "1/s"}},
+    "beat_schedule": NIGHTLY,
+    "timezone": "Europe/Berlin",
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("arguments", [{}, {"broker": "memory://"}], ids=str)
+def test_a_configuration_that_is_read_later(arguments: dict[str, str], times: int) -> None:
+    """All is as if it had been read before."""
+    with (
+        Celery("first", set_as_current=False, **arguments) as first,
+        Celery("later", set_as_current=False, **arguments) as later,
+    ):
+        first.config_from_object(LATER)
+        install(first, queue="maintenance", interval=60)
+        for _ in range(times):
+            install(later, queue="maintenance", interval=60)
+            later.config_from_object(LATER)
+        for name in LATER:
+            if name != "beat_schedule":  # in which is the time
+                assert later.conf[name] == first.conf[name]
+        assert later.conf.beat_schedule.keys() == {"nightly", ENTRY}
+        assert seen(later, *TASKS) == seen(first, *TASKS)
+
+
+def test_a_conflict_with_a_configuration_that_is_read_later(caplog: pytest.LogCaptureFixture) -> None:
+    with Celery("host", broker="memory://", set_as_current=False) as app:
+        install(app, queue="ours")
+        app.config_from_object({"task_routes": {TASKS[0]: {"queue": "theirs"}}})
+        assert app.conf.beat_schedule == {}
+    (line,) = caplog.messages
+    assert line == (
+        "No cleanup was added to the configuration that was read last: "
+        "queue: task_routes has {'queue': 'theirs'} for our tasks, not 'ours'; leave one out"
+    )
