@@ -40,7 +40,7 @@ SHORT_THRESHOLD_S = 60
 
 
 @click.command(cls=CommandWithSettings, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--dry-run", is_flag=True, help="Change nothing; report what a real run would do.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing; report what a real run would delete.")
 @click.option(
     "--explain",
     "wanted",
@@ -49,7 +49,7 @@ SHORT_THRESHOLD_S = 60
     metavar="[ID]",
     help="Show what a sweep would do and why, of everybody or of one coordinator; delete nothing.",
 )
-@click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no scripting.")
+@click.option("--fallback", is_flag=True, help="Use the Python engine, which needs no Lua scripts in Redis.")
 @click.option(
     "--stale-threshold",
     cls=SettingOption,
@@ -83,17 +83,19 @@ SHORT_THRESHOLD_S = 60
     metavar="NAME",
     help="A configured coordination Redis; may be given several times.",
 )
-@click.option("--all-targets", is_flag=True, help="All of them, some side by side.")
-@click.option("--list-targets", is_flag=True, help="Only show where they are, and whether they answer.")
-@click.option("--force", is_flag=True, help="Go on even if nobody seems to be alive.")
+@click.option("--all-targets", is_flag=True, help="Clean every configured Redis, some at the same time.")
+@click.option(
+    "--list-targets", is_flag=True, help="Show every configured Redis and whether it answers; clean none."
+)
+@click.option("--force", is_flag=True, help="Delete even if everybody looks dead or Redis has just come up.")
 @click.option(
     "--timeout",
     type=Duration(),
     metavar="DURATION",
-    help="Stop after so long, and let the next run go on; 0 for no limit.  "
+    help="Stop after this time, and let the next run go on; 0 means no limit.  "
     "[default: 80 % of CLEANUP_INTERVAL_SECONDS]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics alone, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
 @click.option(
     "--metrics-file",
     type=MetricsFileType(),
@@ -101,7 +103,7 @@ SHORT_THRESHOLD_S = 60
     help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
     "textfile collector (*.prom).",
 )
-@click.option("--verbose", is_flag=True, help="A line for each coordinator and each key.")
+@click.option("--verbose", is_flag=True, help="Print the log, with a line for each coordinator and each key.")
 @click.version_option(package_name="blocking-coordination-cleanup")
 def command(
     dry_run: bool,
@@ -181,7 +183,9 @@ def _show(ended: list[Ended], style: Style, *, are_several: bool) -> None:
             print(json.dumps(shown, indent=2), flush=True)
     elif style.is_for_people:
         console = Console()
-        for table in [overview(ended)] if are_several else map(summary, ended):
+        # where there was no connection the error has said it all
+        summaries = [summary(each) for each in ended if each.connected]
+        for table in [overview(ended)] if are_several else summaries:
             console.print(table)
     elif are_several:
         logger.info("%s", sum_of(ended))

@@ -15,7 +15,7 @@ DRY_RUN = "[DRY-RUN]"
 def summary(ended: Ended) -> RenderableType:
     """Two to six lines: what was checked and where, what went, what stayed and what can be done about it."""
     grid = Table.grid(padding=(0, 2))
-    for name, text in _rows(ended) if ended.connected else []:  # else the error says it all
+    for name, text in _rows(ended):
         dry_run = [Text(DRY_RUN, "yellow")] if ended.report.dry_run else []
         grid.add_row(*dry_run, Text(name, "bold"), Text(text))
     return grid

@@ -19,7 +19,7 @@ def read_seconds(text: str) -> int:
     """
     match = _FORM.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no duration; write {EXAMPLES}")
+        raise ValueError(f"{text!r} is not a duration; write for example {EXAMPLES}")
     if match[1]:
         return int(match[1])
     parts = _PART.findall(text.lower())

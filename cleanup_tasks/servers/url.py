@@ -121,8 +121,8 @@ def parse(url: str) -> Address:
         scheme = _SCHEME.match(url)
         if not scheme:
             raise ValueError(
-                "it begins with none of redis://, rediss:// (TLS), valkey://, valkeys://, "
-                "these with +cluster or +sentinel before the colon, and unix://"
+                "it must begin with redis://, rediss:// (with TLS) or unix://, "
+                "or for a cluster or sentinels with redis+cluster:// or redis+sentinel://"
             )
         layout = Layout(scheme["layout"])
         return _servers(layout, bool(scheme["tls"]), url[scheme.end() :])
@@ -133,7 +133,7 @@ def parse(url: str) -> Address:
 def _socket(url: str) -> Address:
     match = _UNIX.fullmatch(url)
     if not match:
-        raise ValueError("a socket is unix:///path or unix:///path?db=number")
+        raise ValueError("a socket must be written as unix:///path or unix:///path?db=number")
     username, password = _login(match["login"])
     return Address(
         socket=unquote(match["path"]),
@@ -146,11 +146,11 @@ def _socket(url: str) -> Address:
 def _servers(layout: Layout, tls: bool, place: str) -> Address:
     match = _PLACE.fullmatch(place)
     if not match:
-        raise ValueError("the characters / ? # @ and % of user and password are written as %XX")
+        raise ValueError("the characters / ? # @ and % of user and password must be written as %XX")
     service, database = _path(layout, [part for part in (match["path"] or "").split("/") if part])
     hosts = tuple(_host(text, _DEFAULT_PORTS[layout]) for text in match["hosts"].split(","))
     if layout is Layout.SERVER and len(hosts) > 1:
-        raise ValueError("more than one host, which only a cluster or sentinels have")
+        raise ValueError("it names more than one host, and only a cluster or sentinels have more than one")
     username, password = _login(match["login"])
     parameters = _parameters(layout, match["parameters"] or "")
     return Address(
@@ -184,7 +184,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         raise ValueError("a host is missing or malformed")
     port = int(match[2] or default_port)
     if not 1 <= port <= 65535:
-        raise ValueError("a port is not in 1 to 65535")
+        raise ValueError("the port must be a number from 1 to 65535")
     return match[1].strip("[]"), port
 
 
@@ -193,10 +193,10 @@ def _path(layout: Layout, parts: list[str]) -> tuple[str, int]:
     service = ""
     if layout is Layout.SENTINEL:
         if not parts:
-            raise ValueError("no service name, which is what the sentinels call the server")
+            raise ValueError("the service name is missing, which is the sentinels' name for the server")
         service, *parts = parts
     if len(parts) > 1 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ValueError("the database is no number")
+        raise ValueError("the database must be a number")
     return unquote(service), int(parts[0]) if parts else 0
 
 
@@ -210,5 +210,5 @@ def _parameters(layout: Layout, text: str) -> dict[str, str]:
         names = ", ".join(name for name in unknown if re.fullmatch(r"[a-z_]{1,40}", name))
         raise ValueError(f"unknown parameter {names}".rstrip() + f"; {takes}")
     if parameters.get("sentinel_tls", "true") not in ("true", "false"):
-        raise ValueError("sentinel_tls is true or false")
+        raise ValueError("sentinel_tls must be true or false")
     return parameters

@@ -95,7 +95,7 @@ def test_a_target_has_its_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
             {"COORDINATION_REDIS_URL_FILE": "{url}", "COORDINATION_REDIS_URL": "redis://h"},
             "COORDINATION_REDIS_URL_FILE: the path of a readable file",
         ),
-        ({"COORDINATION_REDIS_URL_FILE": "{secret}"}, "(it begins with none of redis://"),
+        ({"COORDINATION_REDIS_URL_FILE": "{secret}"}, "(it must begin with redis://"),
         ({"REDIS_PASSWORD_FILE": "{folder}/missing"}, "({folder}/missing: No such file or directory)"),
         ({"REDIS_PASSWORD_FILE": "{folder}"}, "({folder}: Is a directory)"),
         ({"REDIS_PASSWORD_FILE": "{empty}"}, "({empty} is empty)"),

@@ -143,19 +143,22 @@ def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("h:6379", "it begins with none of redis://"),
-        ("redis://h:70000", "a port is not in 1 to 65535; an example: redis://:password@host:6379/0"),
-        ("redis://h/x", "the database is no number"),
-        ("redis://a,b", "more than one host, which only a cluster or sentinels have"),
+        ("h:6379", "it must begin with redis://"),
+        (
+            "redis://h:70000",
+            "the port must be a number from 1 to 65535; an example: redis://:password@host:6379/0",
+        ),
+        ("redis://h/x", "the database must be a number"),
+        ("redis://a,b", "it names more than one host, and only a cluster or sentinels have"),
         ("redis+cluster://a,,b", "a host is missing or malformed; an example: redis+cluster://"),
-        ("redis+sentinel://a", "no service name"),
+        ("redis+sentinel://a", "the service name is missing"),
         (
             "redis+sentinel://a/main?x=1",
             "unknown parameter x; known are sentinel_username, sentinel_password, sentinel_tls",
         ),
         ("redis://h?socket_timeout=1", "unknown parameter socket_timeout; this form of URL takes none"),
-        ("redis://u:a/b@h", "are written as %XX"),
-        ("unix://redis.sock", "a socket is unix:///path"),
+        ("redis://u:a/b@h", "must be written as %XX"),
+        ("unix://redis.sock", "a socket must be written as unix:///path"),
     ],
 )
 def test_it_says_what_is_wrong(url: str, reason: str) -> None:
