@@ -22,7 +22,7 @@ EXIT_STATUSES = [
     ("2", "errors during the cleanup, its time limit, or a wrong option or setting"),
     (
         "3",
-        "held: 20 or more coordinators look dead and nobody beats, or a clock was set; nothing was deleted",
+        "held: 20 or more coordinators look dead and none beats, or a clock was set; nothing was deleted",
     ),
     ("129, 130, 143", "stopped by SIGHUP, Ctrl-C or SIGTERM; the next run goes on"),
 ]
