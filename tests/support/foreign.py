@@ -73,4 +73,4 @@ def state() -> dict[str, str]:
 app.conf.update(json.loads(os.environ.get("SHOP_SETTINGS", "{}")))
 if os.environ.get("SHOP_GARBAGE_COLLECTION") == "off":
     gc.disable()
-install(app, queue="maintenance", interval=2)
+install(app, queue="maintenance", interval=float(os.environ.get("SHOP_INTERVAL", "2")))
