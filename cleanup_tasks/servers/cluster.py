@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from redis import Redis
 from redis.crc import key_slot
@@ -58,7 +58,7 @@ class Cluster:
 
     def infos(self) -> list[Info]:
         """See `Topology.infos`."""
-        return self.nodes.infos(self.primaries)
+        return self.nodes.first_infos(self.primaries)
 
     def refresh(self) -> None:
         """Learn anew which primary serves which slot; raises what the last node said if none answers."""
@@ -66,7 +66,7 @@ class Cluster:
         nodes = dict.fromkeys([*self.primaries, *self._seeds])
         for node in sorted(nodes, key=self.nodes.down.__contains__):
             try:
-                ranges = cast(list[Any], self.nodes.client(node).execute_command("CLUSTER", "SLOTS"))  # type: ignore[no-untyped-call]
+                ranges = self.nodes.slots(node)
             except RedisError as failure:
                 error = failure
                 if not is_transient(failure):
@@ -79,6 +79,7 @@ class Cluster:
                 owners[first : last + 1] = [owner] * (last + 1 - first)
             self._owners = owners
             self.primaries = list(dict.fromkeys(owner for owner in owners if owner is not None))
+            self.nodes.note_primaries(ranges)
             return
         raise error
 
@@ -114,7 +115,8 @@ class Cluster:
         return False
 
     def check_still_primary(self) -> None:
-        """See `Topology.check_still_primary`: who lost its slots says so to each command."""
+        """See `Topology.check_still_primary`."""
+        self.nodes.check_still_primaries(self.primaries)
 
     def size(self) -> int:
         """See `Topology.size`."""

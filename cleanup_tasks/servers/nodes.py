@@ -1,18 +1,23 @@
 """The nodes of a cluster, which are asked side by side."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from cleanup_tasks.servers.pipelining import Command, Request
-from cleanup_tasks.servers.restarts import Info
+from cleanup_tasks.servers.restarts import REPLACED, Info, check_still_primaries
 
 #: Host and port.
 Node = tuple[str, int]
 #: What a node answers to several commands, errors of the server among it as values; or how it was lost.
 Answers = list[Any] | RedisError
+
+
+def _primaries_of(ranges: Iterable[Any]) -> set[bytes]:
+    """Their ids: an address may be spelt in several ways."""
+    return {id_ for _first, _last, (_host, _port, id_, *_rest), *_replicas in ranges}
 
 
 class Nodes:
@@ -27,6 +32,9 @@ class Nodes:
         self._clients: dict[Node, Redis] = {}
         #: Nodes that were lost, and how.
         self.down: dict[Node, RedisError] = {}
+        #: The ids of those that were primaries at first, and what these said then, where they were asked.
+        self._ids: set[bytes] = set()
+        self._infos: dict[Node, Info] = {}
 
     def client(self, node: Node) -> Redis:
         """The client of one node."""
@@ -40,17 +48,42 @@ class Nodes:
             self.down[node] = error
         return error
 
-    def infos(self, nodes: Iterable[Node]) -> list[Info]:
-        """What each node that answers says about itself; raises ResponseError where one refuses to."""
-        infos: list[Info] = []
+    def slots(self, node: Node) -> list[Any]:
+        """Ranges of slots, each with its primary and the replicas, as a node knows them."""
+        return cast(list[Any], self.client(node).execute_command("CLUSTER", "SLOTS"))  # type: ignore[no-untyped-call]
+
+    def first_infos(self, nodes: Iterable[Node]) -> list[Info]:
+        """What each node that answered said about itself when this was called first.
+
+        Raises ResponseError where one refuses to.
+        """
+        self._infos = self._infos or self._ask_infos(nodes)
+        return list(self._infos.values())
+
+    def _ask_infos(self, nodes: Iterable[Node]) -> dict[Node, Info]:
+        infos: dict[Node, Info] = {}
         for node in nodes:
             try:
-                infos.append(self.client(node).info())
+                infos[node] = self.client(node).info()
             except ResponseError:
                 raise
             except RedisError as error:
                 self.lose(node, error)
         return infos
+
+    def note_primaries(self, ranges: Iterable[Any]) -> None:
+        """Note who is a primary by the first answer of `slots`."""
+        self._ids = self._ids or _primaries_of(ranges)
+
+    def check_still_primaries(self, nodes: Iterable[Node]) -> None:
+        """Raise ReadOnlyError where one that was a primary at first is none any more.
+
+        A primary that was cut off doesn't know it yet, so all are asked who has slots: these nodes too.
+        """
+        for node in dict.fromkeys((*self._infos, *nodes)):
+            if not self._ids.issubset(_primaries_of(self.slots(node))):
+                raise ReadOnlyError(REPLACED)
+        check_still_primaries(self._infos.values(), self._ask_infos(self._infos).values())
 
     def ask(self, commands: Mapping[Node, Sequence[Command]]) -> dict[Node, Answers]:
         """What each node answers."""

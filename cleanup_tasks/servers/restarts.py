@@ -3,11 +3,16 @@
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from redis.exceptions import ReadOnlyError
 
 #: INFO, as redis-py reads it.
 Info = Mapping[str, Any]
+
+#: The next primary undoes what one that was cut off has done, or did not pass on; so does a start anew.
+REPLACED = "Redis was replaced by another server, or started anew, so some of what was deleted may be back"
 
 #: Address -> the run ids of the primaries that this process has found there last, and since when on the
 #: monotonic clock; those that it found first have been there for long, as far as it knows.
@@ -37,11 +42,34 @@ def reason_to_wait(address: str, infos: Sequence[Info], grace_s: int) -> str | N
     return next(filter(None, reasons), None)
 
 
+def check_still_primaries(before: Iterable[Info], after: Iterable[Info]) -> None:
+    """Raise ReadOnlyError where a server is not the primary any more, without a break, that it was.
+
+    Args:
+        before: what each primary has said about itself.
+        after: what the same servers say later; one that is lost is left out.
+    """
+    primaries = {info.get("run_id"): info for info in after if info.get("role") == "master"}
+    for info in before:
+        now = primaries.get(info.get("run_id"))
+        if now is None or _last_takeover(now) not in (None, _last_takeover(info)):
+            raise ReadOnlyError(REPLACED)
+
+
+def _last_takeover(info: Info) -> tuple[object, ...] | None:
+    """What tells the last time that a server took over from another, or None where it has not, or forgot it.
+
+    Its own replication id changes at other times too, as with its first replica.
+    """
+    offset = info.get("second_repl_offset", -1)
+    return (info.get("master_replid2"), offset) if offset > 0 else None
+
+
 def _reason(info: Info, answers_s: float, grace_s: int) -> str | None:
     up_s = int(info.get("uptime_in_seconds", grace_s))
     if min(up_s, answers_s) >= grace_s or not _has_loaded(info, up_s):
         return None
-    if up_s >= grace_s and info.get("second_repl_offset", -1) > 0:
+    if up_s >= grace_s and _last_takeover(info):
         return f"this Redis has taken over from another just now, so it is left alone for {grace_s} s"
     # to load its data may have taken it longer than that
     seconds = int(min(up_s, answers_s))
@@ -50,7 +78,7 @@ def _reason(info: Info, answers_s: float, grace_s: int) -> str | None:
 
 def _has_loaded(info: Info, up_s: int) -> bool:
     """Whether it had data when it came up; from its disk, or from a primary that it has replaced."""
-    if info.get("second_repl_offset", -1) > 0:
+    if _last_takeover(info):
         return True
     if info.get("aof_enabled") and info.get("aof_current_size", 0) > 0:
         return True  # it doesn't say how much of that was there before

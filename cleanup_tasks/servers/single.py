@@ -26,16 +26,12 @@ from cleanup_tasks.servers.pipelining import (
     or_raise,
     scan_command,
 )
-from cleanup_tasks.servers.restarts import Info
+from cleanup_tasks.servers.restarts import REPLACED, Info, check_still_primaries
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
 #: Two keys of the families that we may read; where slots lie on several servers, no command takes both.
 _IN_TWO_SLOTS = ("blocking:heartbeat:1", "blocking:heartbeat:2")
 _SPREAD = (ClusterCrossSlotError, ClusterDownError, MovedError)
-
-
-#: What was done by a primary that was cut off, or not passed on in time, is undone by the next one.
-REPLACED = "another server became the primary meanwhile, so some of what was deleted may be back"
 
 
 class SingleServer:
@@ -48,6 +44,7 @@ class SingleServer:
         self.client = client
         self.limits = LOW_LATENCY
         self._role = b""
+        self._infos: list[Info] = []
         #: Where the sentinels said that the primary is, if there are any.
         self._address: tuple[str, int] | None = None
 
@@ -77,6 +74,8 @@ class SingleServer:
             address = pool.sentinel_manager.discover_master(pool.service_name)
             if address != self._address:
                 raise ReadOnlyError(REPLACED)
+        if self._infos:
+            check_still_primaries(self._infos, [self.client.info()])
 
     def size(self) -> int:
         """See `Topology.size`."""
@@ -87,7 +86,8 @@ class SingleServer:
 
     def infos(self) -> list[Info]:
         """See `Topology.infos`."""
-        return [self.client.info()]
+        self._infos = self._infos or [self.client.info()]
+        return self._infos
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""

@@ -34,13 +34,19 @@ class Topology(Protocol):
         """Whether it can only be looked at, and what it shows may lag behind its primary."""
 
     def check_still_primary(self) -> None:
-        """Raise ReadOnlyError where another server has taken over since `connect`, as far as can be told."""
+        """Raise ReadOnlyError where another server has taken over meanwhile, as far as that can be told.
+
+        Where INFO was not refused before, what it says now is compared with that.
+        """
 
     def size(self) -> int:
         """How many keys there are, about; 0 where that can't be told."""
 
     def infos(self) -> list[Info]:
-        """What each primary that answers says about itself; raises ResponseError where one refuses to."""
+        """What each primary said about itself when this was called first; those that are lost are left out.
+
+        Raises ResponseError where one refuses to.
+        """
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The keys that match, page by page, to the end; a key may come twice."""
