@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from cleanup_tasks.cli.command import command
 from cleanup_tasks.cli.options import EXIT_STATUSES
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import Environment
@@ -219,6 +220,23 @@ def test_every_block_of_code_has_a_test() -> None:
         # what is to be pasted is no output
         if block.language == "text":
             assert not re.search(r"^[A-Z_]+=|^ACL |^\*/", block.text, re.MULTILINE), block
+
+
+def test_no_block_of_code_is_overlooked() -> None:
+    """Indented, or fenced in another way, it would be run by no test."""
+    for page in PAGES:
+        fences = re.findall(r"^ *(?:`{3,}|~{3,})", page.read_text(), re.MULTILINE)
+        assert len(fences) == 2 * sum(block.page == page for block in blocks()), page.name
+
+
+def test_every_option_and_make_target_that_is_named_is_there() -> None:
+    named = re.findall(r"`([^`\n]+)`", "".join(map(text_of, PAGES)))
+    ours = " ".join(text for text in named if text.startswith(("--", "cleanup-blocking-coordination ")))
+    options = set(re.findall(r"--[a-z-]+", ours)) - {"--all-servers"}  # which is of pytest
+    assert options <= {name for option in command.params for name in option.opts} | {"--help"}
+    wanted = [target for text in named if text.startswith("make ") for target in text.split()[1:]]
+    assert len(wanted) > 5
+    assert set(wanted) <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_every_test_that_is_named_is_there() -> None:
