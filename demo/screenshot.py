@@ -148,23 +148,25 @@ return [...document.querySelectorAll('.detail-row')]
 """
 
 
-def take(page: Chrome, name: str, height: float | None = None) -> None:
-    """Write a picture of the page into docs/, down to `height`; None: of what the window shows."""
+def take(page: Chrome, file: Path, height: float | None = None) -> None:
+    """Write a picture of the page into a file, down to `height`; None: of what the window shows."""
     width, whole = page.execute_script("return [document.documentElement.clientWidth, window.innerHeight]")
     clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
     taken = page.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
-    (ROOT / "docs" / name).write_bytes(base64.b64decode(taken["data"]))
+    file.write_bytes(base64.b64decode(taken["data"]))
 
 
-def main() -> None:
-    """Take a picture of the tasks page, and one of a task's page."""
-    with shown_runs() as shown:
-        shown.page.execute_script(_HIDE_WHAT_IS_CUT)
-        wait_until(lambda: states(shown.page) == FINAL_STATES, "the table is drawn anew")
-        take(shown.page, "flower.png")
-        shown.open_task(shown.ids[1])
-        take(shown.page, "flower-task.png", shown.page.execute_script(_END_OF_ROW, LAST_ROW))
+def take_both(shown: Shown, folder: Path) -> None:
+    """Write a picture of the tasks page, and one of a task's page."""
+    shown.open_tasks()
+    shown.page.execute_script(_HIDE_WHAT_IS_CUT)
+    take(shown.page, folder / "flower.png")
+    # which the page would remember
+    shown.page.execute_script("localStorage.clear()")
+    shown.open_task(shown.ids[1])
+    take(shown.page, folder / "flower-task.png", shown.page.execute_script(_END_OF_ROW, LAST_ROW))
 
 
 if __name__ == "__main__":
-    main()
+    with shown_runs() as runs:
+        take_both(runs, ROOT / "docs")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.fleet import fleet
-from demo.screenshot import Shown, rows, shown_runs
+from demo.screenshot import Shown, rows, shown_runs, take_both
 from demo.servers import Server, free_port, wait_until
 from demo.stack import ROOT
 
@@ -142,12 +142,11 @@ def test_history_survives_a_restart(shown: Shown) -> None:
     assert rows(shown.page) == before
 
 
-def test_the_pictures_are_of_these_pages(shown: Shown) -> None:
+def test_the_pictures_are_of_these_pages(shown: Shown, tmp_path: Path) -> None:
     """Their sizes show whether they were made by today's script; what is in them, the tests above."""
-    shown.open_tasks()
-    assert size((ROOT / "docs" / "flower.png").read_bytes()) == size(shown.page.get_screenshot_as_png())
-    shown.open_task(shown.ids[1])
-    assert size((ROOT / "docs" / "flower-task.png").read_bytes()) == size(shown.page.get_screenshot_as_png())
+    take_both(shown, tmp_path)
+    for picture in tmp_path.iterdir():
+        assert size((ROOT / "docs" / picture.name).read_bytes()) == size(picture.read_bytes())
 
 
 def size(png: bytes) -> tuple[int, int]:
