@@ -19,7 +19,11 @@ MAX_SECONDS = 999_999_999
 EXIT_STATUSES = [
     ("0", "success; also where nothing was to be done, or the sweep was skipped and says why"),
     ("1", "no connection to Redis; nothing was done"),
-    ("2", "errors during the cleanup, its time limit, or a wrong option or setting"),
+    (
+        "2",
+        "errors during the cleanup, its time limit, skipped for more than three intervals, or a wrong option "
+        "or setting",
+    ),
     (
         "3",
         "held: 20 or more coordinators look dead and none beats, or a clock was set; nothing was deleted",

@@ -10,7 +10,9 @@ key                                       what it is                            
 ``blocking:idempotency:<message>``        a message that was handled               string  24 h or none
 ``blocking:cleanup:lock``                 ours: who sweeps now                     string  30 s
 ``blocking:cleanup:orphans``              ours: orphan -> ms of the first sighting hash    see `sweep.orphans`
-``blocking:cleanup:hold``                 ours: what a sweep notes for the next    string  see `sweep.holds`
+``blocking:cleanup:hold``                 ours: what a sweep notes for the next    string  see `sweep.notes`
+``blocking:cleanup:cooldown``             ours: a sweep of beat's was done         string  half an interval
+``blocking:cleanup:skipped``              ours: since when sweeps are skipped      string  see `sweep.skips`
 ========================================  =======================================  ======  =================
 
 A message is ``<sender>:<receiver>:<type>:<iteration>:<ms>``; older writers use ``<id>:init`` and
@@ -36,6 +38,7 @@ LOCK = b"blocking:cleanup:lock"
 SIGHTINGS = b"blocking:cleanup:orphans"
 COOLDOWN = b"blocking:cleanup:cooldown"
 HOLD = b"blocking:cleanup:hold"
+SKIPPED = b"blocking:cleanup:skipped"
 
 #: Families besides the heartbeat whose names end with the whole id. They go with their coordinator, whether
 #: a scan saw them or not.

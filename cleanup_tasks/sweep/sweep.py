@@ -30,6 +30,7 @@ from cleanup_tasks.sweep.cooldown import Cooldown
 from cleanup_tasks.sweep.garbage import without_garbage_collection
 from cleanup_tasks.sweep.grace import noting_that_it_loads, reason_to_skip
 from cleanup_tasks.sweep.options import Options
+from cleanup_tasks.sweep.skips import Skips
 
 #: Why a sweep that found the lock held did nothing.
 LOCKED = "another sweep is running"
@@ -112,7 +113,7 @@ class Sweep:
                     raise ReadOnlyError("this is a replica: use its primary, or its sentinels' addresses")
             self.connected = True
             if reason := reason_to_skip(servers, options):
-                self._skip(reason)
+                self._skip(reason, servers)
                 return
             if options.dry_run:
                 if servers.is_replica():
@@ -122,17 +123,19 @@ class Sweep:
             client = servers.client_for(keys.LOCK)
             with SweepLock(client, options.owner, previous_owner=options.previous_owner) as lock:
                 if not lock.acquire():
-                    self._skip(LOCKED)
+                    self._skip(LOCKED, servers)
                 elif options.beat_interval_s is None:
                     self._clean(servers, lock)
                 else:
                     self._clean_unless_cool(servers, lock, Cooldown(servers, options.beat_interval_s))
 
-    def _skip(self, reason: str) -> None:
+    def _skip(self, reason: str, servers: Topology) -> None:
         if self._options.previous.has_changed_something:
             logger.warning("The rest is left to others: %s", reason)
-        else:
-            self.report.skipped = reason
+            return
+        self.report.skipped = reason
+        if not self._options.dry_run:
+            Skips(servers, self._options.interval_s).add(reason)
 
     def _explained(self, error: RedisError) -> str:
         text = in_short(error)
@@ -171,8 +174,11 @@ class Sweep:
 
         engine = engine_for(servers, self._options.engine)
         Cleaner(servers, engine, self._options, self.report, go_on).run()
-        if self.report.keys_deleted and not self.report.dry_run:
+        if self.report.dry_run:
+            return
+        if self.report.keys_deleted:
             self._check_that_it_lasts(servers)
+        Skips(servers, self._options.interval_s).end()
 
     def _check_that_it_lasts(self, servers: Topology) -> None:
         try:
