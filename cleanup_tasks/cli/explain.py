@@ -116,9 +116,9 @@ def _overview(explained: list[Explained], most: int | None) -> Iterator[Renderab
     total = ", ".join(f"{number:,} {verdict}" for verdict, number in counted.items())
     yield Text(total or "no coordinators", "bold")
     if most is not None and len(listed) > most:
-        yield f"{len(listed) - most:,} more of them are not shown: --verbose shows all, --explain ID one."
+        yield f"{len(listed) - most:,} more are not shown. --verbose shows all, --explain ID shows one."
     elif most is not None and counted["active"]:
-        yield "Active ones are not shown: --verbose shows all, --explain ID one."
+        yield "Active coordinators are not shown. --verbose shows all, --explain ID shows one."
 
 
 def _detail(each: Explained) -> RenderableType:
@@ -141,9 +141,9 @@ def _key(key: Key, owner: bytes) -> Text:
     text = Text(shown(key.name))
     kept_by = {id_: why for id_, why in key.kept_by.items() if id_ != owner}
     if kept_by:
-        text.append(f" (also of {_owners(kept_by)})")
+        text.append(f" (also owned by {_owners(kept_by)})")
     elif key.shared_with:
-        text.append(f" (also of {', '.join(map(shown, key.shared_with))})")
+        text.append(f" (also owned by {', '.join(map(shown, key.shared_with))})")
     return text
 
 
@@ -158,7 +158,7 @@ def _keys(each: Explained) -> Text:
         if not families:
             continue
         keeping = {id_: why for key in each.keys for id_, why in key.kept_by.items() if not goes}
-        whose = f", also of {_owners(keeping)}" if each.goes and keeping else ""
+        whose = f", also owned by {_owners(keeping)}" if each.goes and keeping else ""
         lines.append(f"{DELETE if goes else KEEP} {families}{whose}")
     return Text("\n".join(lines))
 

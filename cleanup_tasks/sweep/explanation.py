@@ -138,7 +138,12 @@ class Explanation:
             return Explained(id_, "unreadable", goes=False, reason=why)
         if state.is_active:
             beats = judge(heartbeat, None, now_ms, threshold_s).is_active
-            return Explained(id_, "active", goes=False, reason="it beats" if beats else "it works")
+            return Explained(
+                id_,
+                "active",
+                goes=False,
+                reason="its heartbeat is recent" if beats else "its activity is recent",
+            )
         if id_ in self._protected:
             why = "it has written something since it was noted, whatever its clock says"
             return Explained(id_, "stale", goes=False, reason=why)
@@ -148,7 +153,9 @@ class Explanation:
 
     def _orphan(self, id_: bytes, now_ms: int) -> Explained:
         if self._options.orphans != "reap":
-            return Explained(id_, "orphaned", goes=False, reason="no heartbeat, goes with --orphans reap")
+            return Explained(
+                id_, "orphaned", goes=False, reason="no heartbeat; --orphans reap deletes its keys"
+            )
         orphan = Explained(id_, "orphaned", goes=self._fleet.coordinators.get(id_) is not None, reason="")
         orphan.sighted_age_s = self._sightings.age_s(id_, now_ms)
         (orphan.due_in_s,) = self._sightings.seconds_to_wait([id_], now_ms) or [0]

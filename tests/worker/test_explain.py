@@ -65,13 +65,13 @@ def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
     assert text.startswith(f"Redis 127.0.0.1:{server.port}, database 0 Coordinator Heartbeat Activity ")
     for row in (
         "stale 11 min 11 min stale delete 2 acks, 1 record, 1 signal, 1 activity, 1 heartbeat "
-        "keep 1 record, also of active (active)",
-        "ghost - - orphaned no heartbeat, goes with --orphans reap keep 1 signal",
+        "keep 1 record, also owned by active (active)",
+        "ghost - - orphaned no heartbeat; --orphans reap deletes its keys keep 1 signal",
         "odd - - unreadable it is not JSON keep 1 heartbeat",
         "1 stale, 1 orphaned, 1 unreadable, 1 active",
     ):
         assert row in text
-    assert text.endswith("Active ones are not shown: --verbose shows all, --explain ID one.")
+    assert text.endswith("Active coordinators are not shown. --verbose shows all, --explain ID shows one.")
     everybody = run_on_terminal(server.url, "--explain", "--verbose").screen
     assert any(line.startswith("active ") for line in everybody)
 
@@ -85,7 +85,7 @@ def test_one_coordinator_with_its_keys(server: Server, fleet: Redis) -> None:
         "delete blocking:heartbeat:stale",
     ):
         assert line in shown
-    assert "(also of active (active))" in " ".join(shown)
+    assert "(also owned by active (active))" in " ".join(shown)
     assert not any("ghost" in line for line in shown)
 
 
@@ -126,7 +126,7 @@ def test_a_long_table_is_cut(server: Server, client: Redis) -> None:
     write_coordinators(client, [b"stale-%d" % number for number in range(5)], STALE_AGE_MS)
     shown = run_on_terminal(server.url, "--explain", CLEANUP_MAX_REPORTED_IDS="2").screen
     assert len([line for line in shown if line.startswith("stale-")]) == 2
-    assert shown[-1] == "3 more of them are not shown: --verbose shows all, --explain ID one."
+    assert shown[-1] == "3 more are not shown. --verbose shows all, --explain ID shows one."
 
 
 def test_no_redis() -> None:
