@@ -55,10 +55,13 @@ class CleanupTask(Task):
     def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
         """See celery.Task.apply_async; raises as the task does for an argument that is not what it should be.
 
-        A canvas is known by the ids that it has given to its tasks.
+        A canvas is known by the ids that it has given to its tasks. The result of the task before is not
+        sent: a message of Celery's protocol 1 does not say that there was one.
         """
         if args and not (rest.get("task_id") or rest.get("parent_id")):
             raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
+        if args and len(args) == 1 and (rest.get("parent_id") or self.app.current_worker_task):
+            args = ()
         check_arguments(**(kwargs or {}))
         return super().apply_async(args, kwargs, **rest)
 
