@@ -114,7 +114,7 @@ def log_report(report: Report) -> None:
     else:
         info("Cleanup completed successfully")
     if report.complete and report.unreadable_heartbeats == report.total_coordinators_checked > 0:
-        logger.warning("No heartbeat could be read, so nobody was judged; the reasons are above")
+        logger.warning("No heartbeat could be read, so nobody was judged; --explain shows why")
 
 
 def log_failure(why: str, *, connected: bool) -> None:
