@@ -16,7 +16,8 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import REDIRECTIONS, is_transient
 from cleanup_tasks.servers.nodes import Node, Nodes
-from cleanup_tasks.servers.pipelining import MANY_SLOTS, Command, Context, scan_command
+from cleanup_tasks.servers.pages import FIRST_COUNT, next_count, scan_command
+from cleanup_tasks.servers.pipelining import MANY_SLOTS, Command, Context
 from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
 
@@ -139,12 +140,13 @@ class Cluster:
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
         if None in self._owners:
             self.note(ClusterDownError("no primary serves some of the slots"))
-        count = self.limits.scan_count
+        most = self.limits.scan_count
+        count = min(most, FIRST_COUNT)
         sent = self.nodes.send({node: [scan_command(b"0", pattern, count)] for node in self.primaries})
         try:
             while sent:
                 pages: list[list[bytes]] = []
-                further: dict[Node, list[Command]] = {}
+                further: dict[Node, bytes] = {}
                 for node, answers in self.nodes.receive(sent).items():
                     answer: Any = answers if isinstance(answers, RedisError) else answers[0]
                     if self.failed(answer):
@@ -152,8 +154,12 @@ class Cluster:
                     cursor, page = answer
                     pages.append(page)
                     if cursor != b"0":
-                        further[node] = [scan_command(cursor, pattern, count)]
-                sent = self.nodes.send(further)  # the next pages come while these are worked on
+                        further[node] = cursor
+                count = min((next_count(count, page, most) for page in pages), default=count)
+                # the next pages come while these are worked on
+                sent = self.nodes.send(
+                    {node: [scan_command(cursor, pattern, count)] for node, cursor in further.items()}
+                )
                 yield from pages
         finally:
             self.nodes.abandon(sent)

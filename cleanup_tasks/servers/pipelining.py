@@ -26,7 +26,7 @@ _PLAIN = frozenset((bytes, int, list, type(None)))
 class Limits:
     """How much a server is asked for at once."""
 
-    #: COUNT of a SCAN.
+    #: COUNT of a SCAN, at most.
     scan_count: int
     #: Keys whose values are read at once.
     read_keys: int
@@ -240,8 +240,3 @@ def or_raise(answers: list[Any]) -> list[Any]:
         if isinstance(answer, ResponseError):
             raise answer
     return answers
-
-
-def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:
-    """One SCAN call, which is answered with the next cursor and the keys that match."""
-    return "SCAN", cursor, "MATCH", pattern, "COUNT", str(count)

@@ -17,6 +17,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from cleanup_tasks.servers.client import server_time_ms, time_ms
 from cleanup_tasks.servers.errors import WrongServer
+from cleanup_tasks.servers.pages import FIRST_COUNT, next_count, scan_command
 from cleanup_tasks.servers.pipelining import (
     LOW_LATENCY,
     Context,
@@ -24,7 +25,6 @@ from cleanup_tasks.servers.pipelining import (
     answered,
     limits_for,
     or_raise,
-    scan_command,
 )
 from cleanup_tasks.servers.restarts import REPLACED, Info, check_still_primaries
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
@@ -91,11 +91,13 @@ class SingleServer:
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
-        count = self.limits.scan_count
+        most = self.limits.scan_count
+        count = min(most, FIRST_COUNT)
         request = Request(self.client, [scan_command(b"0", pattern, count)])
         try:
             while True:
                 ((cursor, page),) = or_raise(request.answers())
+                count = next_count(count, page, most)
                 if cursor != b"0":  # the next page comes while this one is worked on
                     request = Request(self.client, [scan_command(cursor, pattern, count)])
                 yield page

@@ -150,3 +150,15 @@ def test_an_empty_heartbeat_is_one_and_an_expired_one_is_none(client: Redis, eng
     assert report.unreadable_by_reason == {"empty": 1, "no_string": 1}
     assert report.total_coordinators_checked == 3
     assert all_keys(client) == {keys.heartbeat(b"empty"), keys.heartbeat(b"list")}
+
+
+def test_names_of_ten_kilobytes(limited: Redis, engine: NamedEngine) -> None:
+    """A page of a scan, and of the sightings, is no larger than another answer."""
+    ids = [b"%d:" % number + b"x" * 10_000 for number in range(500)]
+    for start in range(0, len(ids), 100):
+        limited.mset(dict.fromkeys(map(keys.signal, ids[start : start + 100]), "1"))
+        seen_ms = server_time_ms(limited) - 700_000
+        limited.hset(keys.SIGHTINGS, mapping=dict.fromkeys(ids[start : start + 100], seen_ms))
+    write_heartbeat(limited, ids[0], "active")
+    report = sweep(limited, engine, orphans="reap")
+    assert (report.keys_deleted, report.complete) == (499, True)
