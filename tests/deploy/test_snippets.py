@@ -113,6 +113,21 @@ def shell(line: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+def output(start: str) -> str:
+    """What the documentation shows as output; it begins so."""
+    (text,) = (block.text for block in blocks("text") if block.text.startswith(start))
+    return text
+
+
+def assert_shown(told: str, shown: str) -> None:
+    """Each line is there, in this order, with other numbers, and with anything for dots."""
+    for line in told.splitlines():
+        pattern = re.sub(r"\d+", r"\\d+", re.escape(line)).replace("…", ".*")
+        found = re.search(pattern, shown)
+        assert found, line
+        shown = shown[found.end() :]
+
+
 @pytest.mark.parametrize("pasted", COMMANDS, ids=ids)
 def test_command(
     pasted: tuple[Block, str], server: Server, client: Redis, environment: dict[str, str], tmp_path: Path
@@ -125,6 +140,8 @@ def test_command(
         assert shown or ">" in line
         assert client.dbsize() == (DEAD + ALIVE) * KEYS_EACH
         return
+    if "redis-cli" in line:
+        assert_shown(output('{"totalCoordinatorsChecked"'), shown)
     is_dry = any(word in line for word in ("--dry-run", "--explain")) or line.endswith(" 1")
     assert client.dbsize() == (DEAD + ALIVE if is_dry else ALIVE) * KEYS_EACH
     told = shown or "".join(file.read_text() for file in tmp_path.glob("*.log"))
@@ -200,6 +217,8 @@ def test_our_fleet(server: Server, client: Redis, tmp_path: Path) -> None:
                 stack.start(arguments[0], *arguments)
                 stack.wait_for_line(arguments[0], line)
             stack.wait_for_line("worker", f"'keysDeleted': {DEAD * KEYS_EACH}")
+            for start in ("[… INFO/MainProcess]", "[tasks]"):
+                assert_shown(output(start), stack.log("worker"))
     client.delete(keys.COOLDOWN)
     assert client.dbsize() == ALIVE * KEYS_EACH
 
@@ -259,12 +278,9 @@ def test_a_call_from_python(
     monkeypatch.setattr(cleanup, "delay", apply)
     exec(block.text, {})  # noqa: S102
     assert [result.get()["keysDeleted"] for result in sent] == [DEAD * KEYS_EACH]
-    printed = without_figures(capsys.readouterr().out)
+    printed = capsys.readouterr().out
     if "print" in block.text:
-        (told,) = (other.text for other in blocks("text") if other.text.startswith("{'target'"))
-        # the lines in this order, with others where there are dots
-        lines = iter(printed)
-        assert all(line in lines for line in without_figures(told) if line != "…")
+        assert_shown(output("{'target'"), printed)
     else:
         assert not printed
     assert client.dbsize() == (DEAD + ALIVE) * KEYS_EACH
@@ -327,7 +343,14 @@ def test_the_smallest_user(server: Server, client: Redis, as_user: None, engine:
 
 
 OUTPUTS = {
-    "README.md": ["Task cleanup_tasks.cleanup", "Redis       localhost", "{'target': 'default'"],
+    "README.md": [
+        "Task cleanup_tasks.cleanup",
+        "Redis       localhost",
+        "[… INFO/MainProcess]",
+        "[tasks]",
+        "{'target': 'default'",
+        '{"totalCoordinatorsChecked"',
+    ],
     "reports.md": [
         "[2026-01-01 12:00:00] [INFO] Cleanup Summary",
         "[2026-01-01 12:00:00] [INFO] cleanup_sweep",
@@ -365,8 +388,7 @@ def test_what_is_shown_as_output_is_output(
     write_acceptance_data(client, 1_000, 10)
     client.set(keys.heartbeat(b"odd"), "not JSON")
     client.mset({keys.signal(b"orphan-1"): "1", keys.signal(b"orphan-2"): "1"})
-    (told,) = (text for text in shown["README.md"] if text.startswith("Redis"))
-    assert without_figures(told) == without_figures(shown_on_a_terminal(command, settings))
+    assert without_figures(output("Redis ")) == without_figures(shown_on_a_terminal(command, settings))
 
 
 def test_the_fields_of_an_explanation(server: Server, client: Redis) -> None:
