@@ -1,7 +1,7 @@
 """The order of a sweep's work: find who is due, collect what is theirs, have it deleted, note orphans."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from redis.exceptions import RedisError
 
@@ -16,7 +16,7 @@ from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Due, Fleet
 from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options, Progress
-from cleanup_tasks.sweep.orphans import Sightings
+from cleanup_tasks.sweep.orphans import Sightings, bare_orphans
 from cleanup_tasks.sweep.reaper import Reaper
 
 
@@ -51,7 +51,7 @@ class Cleaner:
         # where a primary was lost, the heartbeat of what looks like an orphan may be out of sight
         all_is_seen = self._failure is None and self._servers.failure is None
         looks_for_orphans = self._options.orphans != "off" and all_is_seen
-        self._hold.decide()
+        self._hold.decide(self._leave_out_bare_orphans)
         orphans = self._clean_generation(orphans=looks_for_orphans)
         if self._sightings is not None and self._options.orphans == "reap":
             self._note(orphans.difference(self._reaper.reaped_orphans), self._sightings)
@@ -141,7 +141,14 @@ class Cleaner:
             if reaps:
                 self._failure = error
 
-    def _forget(self, reaped: list[bytes]) -> None:
+    def _leave_out_bare_orphans(self) -> None:
+        """Take those orphans off the due of which no key is left, and forget their sightings."""
+        bare = bare_orphans(self._fleet, self._scan(keys.RELATED_PATTERN, "finding"))
+        if self._servers.failure is None:
+            self._fleet.leave_out(bare)
+            self._forget(bare)
+
+    def _forget(self, reaped: Iterable[bytes]) -> None:
         """Forget the sightings of orphans: whoever starts anew has to be sighted anew, too."""
         if self._sightings is not None and not self._options.dry_run:
             self._sightings.forget(reaped)

@@ -20,7 +20,7 @@ from cleanup_tasks.sweep.fleet import Fleet
 from cleanup_tasks.sweep.grace import reason_to_skip
 from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options
-from cleanup_tasks.sweep.orphans import Sightings
+from cleanup_tasks.sweep.orphans import Sightings, bare_orphans
 
 Verdict = Literal["stale", "orphaned", "unreadable", "active"]
 #: Which come first: those about which something is done.
@@ -98,7 +98,7 @@ class Explanation:
         if reaps:
             self._sightings.add_due(fleet, servers, now_ms)
         with contextlib.suppress(Held):
-            hold.decide()
+            hold.decide(lambda: fleet.leave_out(bare_orphans(fleet, servers.scan(keys.RELATED_PATTERN))))
         self.held, self._protected = report.held, hold.protected
         collector = Collector(fleet, servers, now_ms, threshold_s, orphans=True)
         collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))

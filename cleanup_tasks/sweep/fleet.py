@@ -2,7 +2,7 @@
 
 from bisect import bisect
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import accumulate, count, islice
 from operator import attrgetter
@@ -132,6 +132,11 @@ class Fleet:
         self.protect(ids)
         self.coordinators.update(zip(ids, coordinators, strict=True))
         self.judged_at_ms = max(self.judged_at_ms, now_ms)
+
+    def leave_out(self, coordinators: Iterable[bytes]) -> None:
+        """Forget some, of whom nothing is there."""
+        for id_ in coordinators:
+            del self.coordinators[id_]
 
     def due(self) -> list[Due]:
         """Those that may go now, in the order in which they go."""

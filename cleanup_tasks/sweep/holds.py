@@ -6,6 +6,7 @@ somebody beats again and `OTHERS_MS` more have passed, or once as much time as t
 nothing has changed of what was noted.
 """
 
+from collections.abc import Callable
 from typing import NoReturn
 
 from redis.exceptions import RedisError, ResponseError
@@ -63,13 +64,18 @@ class Hold:
             note.begin_anew(self._now_ms)
         note.run_ids = run_ids
 
-    def decide(self) -> None:
-        """Decide after all have been found, and orphans that are due are known; raises Held."""
+    def decide(self, leave_out_bare_orphans: Callable[[], object]) -> None:
+        """Decide after all have been found, and orphans that are due are known; raises Held.
+
+        `leave_out_bare_orphans` takes those off the fleet of which no key is left; called where they matter.
+        """
         self.check_clock()
         changed = self._writers.look(self._now_ms)
         if self._options.force or not self._options.hold_percent:
             self._release()
         else:
+            if self._count_orphans() and (self._note.since_ms or self._looks()[2]):
+                leave_out_bare_orphans()
             self._decide(changed)
         self._protect()
 
@@ -106,17 +112,24 @@ class Hold:
         else:
             self._notes.delete(note)
 
-    def _decide(self, changed: list[Due]) -> None:
-        note, fleet = self._note, self._fleet
-        number = self._report.stale_coordinators_found + sum(due.is_orphan for due in fleet.due())
-        if not note.since_ms:
+    def _count_orphans(self) -> int:
+        return sum(due.is_orphan for due in self._fleet.due())
+
+    def _looks(self) -> tuple[int, int, bool]:
+        """How many look dead, how many beat, and whether that is as if all had died."""
+        fleet = self._fleet
+        number = self._report.stale_coordinators_found + self._count_orphans()
+        if not self._note.since_ms:
             number -= len(self._writers.living(self._now_ms))
         lively = fleet.lively + self._writers.written_ahead()
         # who fell silent with the others may not be stale by a hair
         silent = number if lively else number + fleet.fading
-        seems_dead = (
-            number > 0 and silent >= FEW and 100 * number >= self._options.hold_percent * (number + lively)
-        )
+        many = number > 0 and silent >= FEW
+        return number, lively, many and 100 * number >= self._options.hold_percent * (number + lively)
+
+    def _decide(self, changed: list[Due]) -> None:
+        note = self._note
+        number, lively, seems_dead = self._looks()
         why = (
             f"{number} of {number + lively} look dead" if lively else f"nobody beats, and {number} look dead"
         )

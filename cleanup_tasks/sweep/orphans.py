@@ -27,6 +27,13 @@ MISSED_SWEEP_S = 600
 CHUNK = 1_000
 
 
+def bare_orphans(fleet: Fleet, pages: Iterable[list[bytes]]) -> set[bytes]:
+    """Those orphans that are due to whom nothing of all the related keys belongs, or not to orphans alone."""
+    orphans = {due.id for due in fleet.due() if due.is_orphan}
+    owners = (keys.owners(key, fleet.coordinators, fleet.lengths)[0] for page in pages for key in page)
+    return orphans.difference(id_ for known in owners if orphans.issuperset(known) for id_ in known)
+
+
 class Sightings:
     """When each orphan was first seen.
 

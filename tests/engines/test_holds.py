@@ -366,6 +366,27 @@ def test_a_clock_that_is_set_before_another_machine_sweeps(
 # What becomes of the note
 
 
+@pytest.mark.parametrize("left", [19, 20])
+def test_orphans_of_whom_nothing_is_left_hold_nothing(
+    server: Server, client: Redis, engine: NamedEngine, left: int
+) -> None:
+    """Their keys may have expired since they were sighted."""
+    orphans = [b"orphan-%d" % number for number in range(60)]
+    client.mset({keys.signal(id_): "1" for id_ in orphans[:left]})
+    # nor do those count who share all they have with somebody who is to stay
+    client.set(keys.heartbeat(b"odd"), "unreadable")
+    client.mset({keys.IDEMPOTENCY + id_ + b":odd:done:1:2": "1" for id_ in orphans[50:]})
+    client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(orphans, "1"))
+    announced = swept(server.url, engine, orphans="reap", dry_run=True)
+    assert client.hlen(keys.SIGHTINGS) == 60
+    explained = run_command(server.url, "--explain", "--orphans", "reap")
+    assert ("Held" in explained.stdout) == (left == 20)
+    report = swept(server.url, engine, orphans="reap")
+    assert announced.held == report.held == (None if left < 20 else "nobody beats, and 20 look dead")
+    assert report.orphaned_coordinators_reaped == report.keys_deleted == (left if left < 20 else 0)
+    assert client.hlen(keys.SIGHTINGS) == (0 if left < 20 else 20)
+
+
 def test_a_sweep_that_reaps_no_orphans_leaves_the_hold_of_others(
     server: Server, client: Redis, engine: NamedEngine
 ) -> None:
@@ -691,7 +712,7 @@ def test_what_the_command_says(server: Server, client: Redis) -> None:
         told = ended.stderr if arguments == ["--json"] else ended.stdout
         assert "Cleanup held: nobody beats, and 20 look dead\n" in told
         if arguments == ["--dry-run"]:
-            assert "A real run would wait, or go on at once with --force or cleanup.delay(force=" in told
+            assert "A real run would also delete nothing, unless with --force or cleanup.delay(force=" in told
         else:
             assert "if nothing changes, or 30 s after somebody was seen to beat\n" in told
             assert "To go on at once: --force or cleanup.delay(force=True)\n" in told
