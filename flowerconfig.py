@@ -88,10 +88,9 @@ def _in_words(fields: dict[str, Any]) -> str:
     ]
     if fields.get("unreadableHeartbeats"):
         words.append(f"{fields['unreadableHeartbeats']:,} unreadable")
-    if fields.get("orphanedCoordinatorsFound"):
-        words.append(f"{fields['orphanedCoordinatorsFound']:,} orphans")
-    if fields.get("cleanupErrors"):
-        words.append(f"{fields['cleanupErrors']:,} errors")
+    for name, noun in (("orphanedCoordinatorsFound", "orphan"), ("cleanupErrors", "error")):
+        if number := fields.get(name):
+            words.append(f"{number:,} {noun}" + ("" if number == 1 else "s"))
     if fields.get("fallbackReason"):
         words.append(fields["fallbackReason"])
     return " · ".join(words)
