@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from celery import Celery, shared_task
+from kombu import Exchange, Queue
 
 from cleanup_tasks import install
 
@@ -71,6 +72,13 @@ def state() -> dict[str, str]:
 
 
 app.conf.update(json.loads(os.environ.get("SHOP_SETTINGS", "{}")))
+if key := os.environ.get("SHOP_BINDING"):
+    topics, kind = Exchange("topics", type="topic"), {"x-queue-type": os.environ["SHOP_QUEUE_TYPE"]}
+    app.conf.task_queues = [
+        Queue("shop"),
+        Queue("maintenance"),
+        Queue("aside", topics, routing_key=key, queue_arguments=kind),
+    ]
 if os.environ.get("SHOP_GARBAGE_COLLECTION") == "off":
     gc.disable()
 install(app, queue="maintenance", interval=float(os.environ.get("SHOP_INTERVAL", "2")))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 from celery.contrib.testing.worker import start_worker
+from kombu import Exchange, Queue
 from redis import Redis
 
 from cleanup_tasks import install
@@ -115,3 +116,37 @@ def test_eagerly(server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch)
         finally:
             client.acl_setuser("default", enabled=True, commands=["+evalsha"])
     assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 60)
+
+
+@pytest.mark.parametrize("binding", ["cleanup.#", "*.eu.*", "#", "cleanup.eu.now"])
+def test_a_queue_behind_a_topic_exchange(
+    binding: str, server: Server, client: Redis, broker: Server, tmp_path: Path
+) -> None:
+    """Retries and the hand-over go to the queue that the task came from, whatever its route is."""
+    url = f"{broker.url}/3"
+    environment = {
+        "SHOP_BROKER": url,
+        "SHOP_RESULTS": url,
+        "SHOP_BINDING": binding,
+        "SHOP_QUEUE_TYPE": "classic",
+        "COORDINATION_REDIS_URL": server.url,
+    }
+    topics = Exchange("topics", type="topic")
+    with (
+        broker.client(db=3) as messages,
+        Celery(broker=url, backend=url, set_as_current=False) as caller,
+        Stack(environment, tmp_path, app="tests.support.foreign") as stack,
+    ):
+        messages.flushall()
+        caller.conf.task_queues = [Queue("aside", topics, routing_key=binding)]
+        ten_stale(client)
+        client.acl_setuser("default", enabled=True, commands=["-evalsha"])
+        try:
+            options = ("--concurrency", "1", "--queues", "aside", "--loglevel", "INFO")
+            stack.start("worker", "worker", *options, "--without-mingle")
+            stack.wait_for_line("worker", "ready.")
+            sent = caller.send_task("cleanup_tasks.cleanup", queue="aside", routing_key="cleanup.eu.now")
+            metrics = sent.get(timeout=30)
+        finally:
+            client.acl_setuser("default", enabled=True, commands=["+evalsha"])
+        assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 60)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from amqp.exceptions import PreconditionFailed
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Exchange, Queue
 from redis import Redis
 
 from demo.dataset import STALE_AGE_MS, write_coordinators
@@ -221,3 +221,35 @@ def test_in_a_fleet_of_somebody_elses(
         log = stack.log("worker")
         if "task_queue_max_priority" in settings:
             assert log.index(f"[{result.id}] succeeded") < log.index(f"[{price.id}] received")
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("binding", ["cleanup.#", "*.eu.*"])
+def test_a_queue_behind_a_topic_exchange(
+    binding: str, kind: str, rabbitmq: RabbitMQ, proxy: Proxy, stale: Redis, tmp_path: Path
+) -> None:
+    """What is tried again, and the hand-over, go to the queue that the task came from."""
+    environment = {
+        "SHOP_BROKER": rabbitmq.url,
+        "SHOP_RESULTS": "rpc://",
+        "SHOP_BINDING": binding,
+        "SHOP_QUEUE_TYPE": kind,
+        "COORDINATION_REDIS_URL": proxy.url,
+    }
+    topics = Exchange("topics", type="topic")
+    with (
+        Stack(environment, tmp_path, app="tests.support.foreign") as stack,
+        calling(rabbitmq, {}) as caller,
+    ):
+        caller.conf.task_queues = [
+            Queue("aside", topics, routing_key=binding, queue_arguments={"x-queue-type": kind})
+        ]
+        proxy.refusing = True
+        permit_scripts(stale, False)
+        options = ("--concurrency", "1", "--queues", "aside", "--loglevel", "INFO")
+        stack.start("worker", "worker", *options)
+        stack.wait_for_line("worker", "ready.")
+        result = send(caller, queue="aside", routing_key="cleanup.eu.now")
+        stack.wait_for_line("worker", "Retry in 4s")
+        proxy.refusing = False
+        assert done(result) == ("python", 60)
