@@ -13,8 +13,8 @@ from cleanup_tasks.schedule import beat_entries, time_limits
 _settings = CelerySettings.read()
 IntervalSettings.read()  # one that is wrong for all targets ends the process
 
-broker_url = _settings.celery_broker_url.get_secret_value()
-result_backend = _settings.celery_result_backend.get_secret_value()
+broker_url = _settings.broker_url
+result_backend = _settings.result_backend
 broker_transport_options = json.loads(_settings.celery_broker_transport_options.get_secret_value())
 result_backend_transport_options = json.loads(
     _settings.celery_result_backend_transport_options.get_secret_value()

@@ -1,12 +1,13 @@
 """Where Celery's messages and results go; only our own application reads it."""
 
 import json
+import os
 import re
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from cleanup_tasks.configuration.environment import Environment
+from cleanup_tasks.configuration.environment import Environment, SecretFile
 
 #: URLs that only the coordination Redis may have.
 _OUR_SCHEME = re.compile(r"(redis|valkey)s?\+(cluster|sentinel):|valkeys?:", re.IGNORECASE)
@@ -21,7 +22,7 @@ TransportOptions = Annotated[
     SecretStr,
     Field(description='a JSON object, as {"master_name": "mymaster"}', validate_default=True),
 ]
-#: Options of a transport -> the URL that they belong to.
+#: Options of a transport -> the URL that they belong to, which may be in a file.
 _URL_OF = {
     "celery_broker_transport_options": "celery_broker_url",
     "celery_result_backend_transport_options": "celery_result_backend",
@@ -32,7 +33,9 @@ class CelerySettings(Environment):
     """Where Celery's messages and results go; only our own application reads it."""
 
     celery_broker_url: CeleryUrl = SecretStr("redis://localhost:6379/1")
+    celery_broker_url_file: Annotated[SecretFile, Field(title="this URL, from a file")] = None
     celery_result_backend: CeleryUrl = SecretStr("redis://localhost:6379/2")
+    celery_result_backend_file: Annotated[SecretFile, Field(title="this URL, from a file")] = None
     celery_broker_transport_options: TransportOptions = SecretStr("{}")
     celery_result_backend_transport_options: TransportOptions = SecretStr("{}")
     celery_task_default_queue_type: Annotated[
@@ -40,12 +43,30 @@ class CelerySettings(Environment):
         Field(description="classic or quorum, as RabbitMQ has them; other brokers have one kind of queue"),
     ] = "classic"
 
-    @field_validator("celery_broker_url", "celery_result_backend")
+    @field_validator(*(f"{url}{where}" for url in _URL_OF.values() for where in ("", "_file")))
     @classmethod
-    def _known_to_celery(cls, value: SecretStr) -> SecretStr:
-        if _OUR_SCHEME.match(value.get_secret_value()):
-            raise ValueError("Celery doesn't know it")
+    def _known_to_celery(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and _OUR_SCHEME.match(value.get_secret_value()):
+            raise ValueError("Celery doesn't know the URL")
         return value
+
+    @field_validator(*(f"{url}_file" for url in _URL_OF.values()))
+    @classmethod
+    def _given_once(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # Celery itself reads this variable, and prefers it
+        if value and os.environ.get(str(info.field_name).removesuffix("_file").upper()):
+            raise ValueError("the URL is also given without a file; one of the two has to go")
+        return value
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages go, with its password."""
+        return (self.celery_broker_url_file or self.celery_broker_url).get_secret_value()
+
+    @property
+    def result_backend(self) -> str:
+        """Where results go, with its password."""
+        return (self.celery_result_backend_file or self.celery_result_backend).get_secret_value()
 
     @field_validator(*_URL_OF)
     @classmethod
@@ -56,7 +77,8 @@ class CelerySettings(Environment):
             raise ValueError(f"no JSON: {error}") from None
         if not isinstance(options, dict):
             raise ValueError("no object")
-        its_url = info.data.get(_URL_OF[str(info.field_name)])
+        url = _URL_OF[str(info.field_name)]
+        its_url = info.data.get(f"{url}_file") or info.data.get(url)
         if its_url and its_url.get_secret_value().startswith("sentinel:") and "master_name" not in options:
             raise ValueError("a sentinel:// URL needs master_name, which is what sentinels call the server")
         return value

@@ -266,6 +266,43 @@ def test_a_fault_of_a_credential_provider(
     assert SECRET not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+@pytest.mark.parametrize(
+    ("content", "beside", "fault"),
+    [
+        (f"redis://:{SECRET}@h:1/2\n", None, None),
+        (f"redis://:{SECRET}@h", "", None),
+        (f"redis://:{SECRET}@h", "redis://localhost:6379/1", "(the URL is also given without a file; one of"),
+        (f"redis+cluster://:{SECRET}@h", None, "(Celery doesn't know the URL)"),
+        ("", None, "is empty)"),
+    ],
+)
+def test_celerys_urls_in_files(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    content: str,
+    beside: str | None,
+    fault: str | None,
+) -> None:
+    (tmp_path / "url").write_text(content)
+    monkeypatch.setenv(f"{name}_FILE", f"{tmp_path}/url")
+    if beside is not None:
+        monkeypatch.setenv(name, beside)
+    if fault is None:
+        settings = CelerySettings.read()
+        used = settings.broker_url if "BROKER" in name else settings.result_backend
+        assert used == content.rstrip()
+        assert SECRET not in repr(settings)
+        return
+    with pytest.raises(InvalidSettings) as refusal:
+        CelerySettings.read()
+    assert f"{name}_FILE: the path of a readable file that holds the secret" in str(refusal.value)
+    assert fault in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize("where", ["", "_FILE"])
 @pytest.mark.parametrize(
     "name", ["CELERY_BROKER_TRANSPORT_OPTIONS", "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS"]
 )
@@ -279,11 +316,13 @@ def test_a_fault_of_a_credential_provider(
     ],
 )
 def test_a_fault_of_transport_options(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, where: str, value: str, fault: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    url = "CELERY_BROKER_URL" if "BROKER" in name else "CELERY_RESULT_BACKEND"
-    monkeypatch.setenv(url, f"sentinel://:{SECRET}@h:1;sentinel://i:2")
+    variable = "CELERY_BROKER_URL" if "BROKER" in name else "CELERY_RESULT_BACKEND"
+    url, file = f"sentinel://:{SECRET}@h:1;sentinel://i:2", tmp_path / "url"
+    file.write_text(url)
+    monkeypatch.setenv(f"{variable}{where}", str(file) if where else url)
     with pytest.raises(InvalidSettings) as refusal:
         CelerySettings.read()
     assert f'{name}: a JSON object, as {{"master_name": "mymaster"}} {fault}' in str(refusal.value)

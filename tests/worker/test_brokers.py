@@ -1,6 +1,7 @@
 """Brokers and result backends that a host may have: what pip can bring, beside Redis with Redis."""
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from redis import Redis
 
 from cleanup_tasks import install
 from demo.dataset import STALE_AGE_MS, write_coordinators
-from demo.servers import Server, running_server, wait_until
+from demo.servers import Server, free_port, running_server, wait_until
 from demo.stack import Stack
 
 
@@ -150,3 +151,39 @@ def test_a_queue_behind_a_topic_exchange(
         finally:
             client.acl_setuser("default", enabled=True, commands=["+evalsha"])
         assert (metrics["implementation"], metrics["keysDeleted"]) == ("python", 60)
+
+
+def test_our_fleet_has_its_urls_in_files(server: Server, client: Redis, tmp_path: Path) -> None:
+    """As container secrets come; worker, beat and Flower read them, and nobody shows them."""
+    secret = "hunter2"
+    with running_server() as locked:
+        with locked.client() as messages:
+            messages.config_set("requirepass", secret)
+        for name, database in (("broker", 1), ("results", 2)):
+            (tmp_path / name).write_text(f"redis://:{secret}@127.0.0.1:{locked.port}/{database}\n")
+        environment = {
+            "COORDINATION_REDIS_URL": server.url,
+            "CELERY_BROKER_URL_FILE": f"{tmp_path}/broker",
+            "CELERY_RESULT_BACKEND_FILE": f"{tmp_path}/results",
+            "FLOWER_UNAUTHENTICATED_API": "true",
+        }
+        ten_stale(client)
+        with Stack(environment, tmp_path) as stack:
+            port = free_port()
+            stack.start_flower(port)
+            stack.start_worker()
+            stack.start_beat()
+            wait_until(lambda: not client.exists("blocking:heartbeat:stale-0"), "beat's cleanup has run", 60)
+
+            def page(path: str) -> str:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
+                    return str(answer.read().decode())
+
+            wait_until(lambda: "SUCCESS" in page("api/tasks"), "Flower has seen it", 60)
+            (worker,) = json.loads(page("api/workers?refresh=true"))
+            shown = [page(path) for path in ("broker", "tasks", "api/workers", f"worker/{worker}")]
+            assert "broker_url" in shown[-1]
+            shown += [stack.log(name) for name in ("worker", "beat", "flower")]
+            assert not [text for text in shown if secret in text]
+        with locked.client(db=2, password=secret) as results:
+            assert results.dbsize() > 0
