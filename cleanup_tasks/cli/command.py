@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from typing import get_args
 
 import click
@@ -170,7 +169,7 @@ def command(
 def _list(found: list[Found], style: Style) -> int:
     """Show where the targets are; returns the exit status."""
     if style.as_json:
-        print(json.dumps([asdict(each) for each in found], indent=2), flush=True)
+        print(json.dumps([each.as_json() for each in found], indent=2), flush=True)
     else:
         Console().print(listing(found))
     return 0 if all(each.server for each in found) else NO_CONNECTION

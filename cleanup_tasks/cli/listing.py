@@ -10,10 +10,12 @@ from rich.table import Table
 from cleanup_tasks.cli.overview import table_of
 from cleanup_tasks.cli.sweeping import SIDE_BY_SIDE
 from cleanup_tasks.configuration.settings import Settings
+from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import version_of
 from cleanup_tasks.servers.hints import explained
 from cleanup_tasks.servers.topology import servers_at
+from cleanup_tasks.sweep.cooldown import seconds_since_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,24 @@ class Found:
     redis: str
     #: Name and version of the server, or None where it does not answer, and why.
     server: str | None
+    #: How many seconds ago the last complete sweep of beat's began; None where the server doesn't know.
+    last_sweep_s: float | None = None
     error: str | None = None
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """For programs."""
+        seconds = None if self.last_sweep_s is None else int(self.last_sweep_s)
+        return {
+            "target": self.target,
+            "redis": self.redis,
+            "server": self.server,
+            "lastSweepSeconds": seconds,
+            "error": self.error,
+        }
 
 
 def find(targets: Mapping[str, Settings]) -> list[Found]:
-    """Connect to each, some of them side by side; nothing is read but the server's version."""
+    """Connect to each, some of them side by side; nothing is read but its version and a note of ours."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         return list(pool.map(_find, targets, targets.values()))
 
@@ -39,16 +54,18 @@ def _find(target: str, settings: Settings) -> Found:
     try:
         with servers_at(settings.address, settings.tls) as servers, explained(settings.address):
             servers.connect()
-            return Found(target, redis, version_of(servers.client_for(keys.LOCK)))
+            last_sweep_s = seconds_since_last(servers, servers.now_ms())
+            return Found(target, redis, version_of(servers.client_for(keys.LOCK)), last_sweep_s)
     except RedisError as error:
-        return Found(target, redis, None, str(error))
+        return Found(target, redis, None, error=str(error))
     except Exception as error:  # a credential provider's
-        return Found(target, redis, None, repr(error))
+        return Found(target, redis, None, error=repr(error))
 
 
 def listing(found: list[Found]) -> Table:
     """For people."""
-    table = table_of("Target", "Redis", "Server")
+    table = table_of("Target", "Redis", "Server", "Last sweep")
     for each in found:
-        table.add_row(each.target, each.redis, each.server or f"not reachable: {each.error}")
+        last_sweep = "unknown" if each.last_sweep_s is None else f"{in_words(each.last_sweep_s, 1)} ago"
+        table.add_row(each.target, each.redis, each.server or f"not reachable: {each.error}", last_sweep)
     return table

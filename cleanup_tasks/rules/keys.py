@@ -11,7 +11,7 @@ key                                       what it is                            
 ``blocking:cleanup:lock``                 ours: who sweeps now                     string  30 s
 ``blocking:cleanup:orphans``              ours: orphan -> ms of the first sighting hash    see `sweep.orphans`
 ``blocking:cleanup:hold``                 ours: what a sweep notes for the next    string  see `sweep.notes`
-``blocking:cleanup:cooldown``             ours: a sweep of beat's was done         string  half an interval
+``blocking:cleanup:cooldown``             ours: when beat's last sweep began       string  2 days
 ``blocking:cleanup:skipped``              ours: since when sweeps are skipped      string  see `sweep.skips`
 ========================================  =======================================  ======  =================
 

@@ -39,7 +39,7 @@ STEPS: dict[EngineName, dict[str, tuple[bytes, int]]] = {
     "python": {**COMMON, "look": (b"WATCH", 1), "delete": (b"UNLINK", 1)},
 }
 ROWS = [(fault, step, engine) for engine in STEPS for fault, step in product(FAULTS, STEPS[engine])]
-OURS = {keys.LOCK, keys.SIGHTINGS, keys.COOLDOWN, keys.HOLD}
+OURS = {keys.LOCK, keys.SIGHTINGS, keys.COOLDOWN, keys.HOLD, keys.SKIPPED}
 
 STALE = [b"stale-%d" % number for number in range(30)]
 ORPHANS = [b"orphan-%d" % number for number in range(10)]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from cleanup_tasks.servers.client import CLIENT_NAME
+from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import CLIENT_NAME, server_time_ms
 from demo.clusters import running_nodes
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.servers import Server, free_port, running_server, wait_until
@@ -168,8 +169,17 @@ def test_where_they_are(environment: dict[str, str], targets: tuple[Server, Runn
     assert found["cluster"]["server"] == found["healthy"]["server"]
     assert found["down"]["server"] is None
     assert "refused" in found["down"]["error"]
+    assert {each["lastSweepSeconds"] for each in found.values()} == {None}
+    with healthy.client() as client:
+        client.set(keys.COOLDOWN, server_time_ms(client) - 125_000)
+    ended = run_command("", "--list-targets", "--json", **environment)
+    seconds = {each["target"]: each["lastSweepSeconds"] for each in json.loads(ended.stdout)}
+    assert (seconds["cluster"], seconds["down"]) == (None, None)
+    assert 125 <= seconds["healthy"] < 180
     screen = "\n".join(run_on_terminal("", "--list-targets", **environment).screen)
     assert "not reachable" in screen
+    assert "2 min ago" in screen
+    assert "unknown" in screen
     assert "hidden" not in ended.stdout + ended.stderr + screen
 
 
