@@ -1,5 +1,6 @@
 """The wheel, in a new environment and from another directory; and the source distribution."""
 
+import contextlib
 import email
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,8 @@ def wheel(dist: Path) -> Path:
 
 #: Somebody else's application, and a script without one.
 HOST = """
-from celery import Celery, shared_task
+import gc, logging, signal, sys, time
+from celery import Celery, shared_task, signals
 
 app = Celery("host", broker="{broker}/3", backend="{broker}/4", include=["colorsys"])
 app.conf.task_routes = {{"host.*": {{"queue": "theirs"}}}}
@@ -69,7 +72,20 @@ app.conf.beat_schedule = {{"theirs": {{"task": "host.work", "schedule": 5.0}}}}
 app.conf.timezone = "Europe/Berlin"
 
 @shared_task(name="host.work")
-def work(): ...
+def work():
+    return [
+        sorted(app.tasks), gc.isenabled(), gc.get_threshold(), time.tzname, logging.root.level,
+        [type(handler).__name__ for handler in logging.root.handlers],
+        [getattr(signal.getsignal(n), "__qualname__", 0) for n in sorted(signal.valid_signals())],
+        {{name: len(getattr(signals, name).receivers or ()) for name in signals.__all__}},
+        [name for name in sys.modules if name.startswith("cleanup")],
+    ]
+"""
+#: What it says in its last line to have the cleanup too.
+WITH_US = """
+from cleanup_tasks import install
+
+install(app, queue="theirs")
 """
 SCRIPT = """
 import gc, logging, signal, sys, time, warnings
@@ -101,6 +117,9 @@ def behaviour(programs: Path, broker: Server, folder: Path) -> list[str]:
     shown = [run(programs / "python", "-c", SCRIPT, cwd=folder)]
     run(celery, "-A", "host", "call", "host.work", cwd=folder)
     shown.append(run(celery, "-A", "host", "purge", "--force", "--queues=theirs", cwd=folder))
+    with running_worker(programs, folder):
+        code = "import host, json; print(json.dumps(host.work.delay().get(timeout=60)))"
+        shown.append(run(programs / "python", "-c", code, cwd=folder))
     # without an application
     run(celery, "-b", f"{broker.url}/5", "call", "script.work", cwd=folder)
     shown.append(run(celery, "-b", f"{broker.url}/5", "purge", "--force", cwd=folder))
@@ -110,6 +129,27 @@ def behaviour(programs: Path, broker: Server, folder: Path) -> list[str]:
         # nobody takes them: they wait where a worker of theirs finds them
         shown.append(repr(sorted(messages.keys())))
     return shown
+
+
+@contextlib.contextmanager
+def running_worker(programs: Path, folder: Path, pool: str = "prefork", **environment: str) -> Iterator[None]:
+    """The host's worker, in a folder that holds its application."""
+    options = ["--pool", pool, "--concurrency", "1", "--queues", "theirs", "--loglevel", "INFO"]
+    log = folder / f"{pool}.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [programs / "celery", "-A", "host", "worker", *options, "--without-mingle"],
+            cwd=folder,
+            env=clean(environment),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: worker.poll() is None and "ready." in log.read_text(), "the worker is ready", 60)
+        yield
+    finally:
+        stop(worker)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +168,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new virtual environment with Celery in it."""
     home = tmp_path_factory.mktemp("home") / "venv"
     venv.create(home, with_pip=True)
-    install(home, "celery[redis]")
+    install(home, "celery[redis]", "gevent", "eventlet")
     return home
 
 
@@ -155,6 +195,31 @@ def test_a_host_behaves_as_before(before: list[str], programs: Path, broker: Ser
     assert behaviour(programs, broker, tmp_path) == before
     assert before[0].splitlines()[-1] == "[]"
     assert "b'celery'" in before[-1]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
+def test_both_tasks_run_in_each_pool_of_a_host(
+    pool: str, programs: Path, broker: Server, server: Server, client: Redis, tmp_path: Path
+) -> None:
+    """From the wheel, beside the host's own task."""
+    (tmp_path / "host.py").write_text(HOST.format(broker=broker.url) + WITH_US)
+    code = """
+import json, sys, host
+sent = host.app.send_task(sys.argv[1], queue="theirs")
+print(json.dumps(sent.get(timeout=60)))
+"""
+    settings = {"COORDINATION_REDIS_URL": server.url, "CLEANUP_LOG_FILE": ""}
+    with broker.client() as messages:
+        messages.flushall()
+    with running_worker(programs, tmp_path, pool, **settings):
+        for task, engine in (("cleanup", "lua"), ("cleanup_fallback", "python")):
+            write_acceptance_data(client, 100, 10)
+            name = f"cleanup_tasks.{task}"
+            metrics = json.loads(run(programs / "python", "-c", code, name, cwd=tmp_path))
+            assert (metrics["implementation"], metrics["keysDeleted"]) == (engine, 90 * KEYS_EACH)
+            client.flushall()
+        (tasks, *_) = json.loads(run(programs / "python", "-c", code, "host.work", cwd=tmp_path))
+        assert {"host.work", "cleanup_tasks.cleanup", "cleanup_tasks.cleanup_fallback"} < set(tasks)
 
 
 def test_the_wheel_holds_one_package(wheel: Path) -> None:

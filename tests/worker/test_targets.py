@@ -7,6 +7,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from demo.fleet import Fleet, fleet
 from demo.servers import Server, free_port, running_server, wait_until
 from tests.support.clusters import RunningCluster
 from tests.support.clusters import write_coordinators as write_on_cluster
+from tests.support.command import run_command
 from tests.support.scraping import Figures, scrape
 
 #: Seconds between two sweeps of those that can be reached.
@@ -105,6 +108,33 @@ def test_one_that_is_down_holds_up_no_other(running: Running) -> None:
     wait_until(lambda: running.count("down", "failed"), "it is given up", 120)
     for target, sweeps in before.items():
         assert running.count(target, "success") >= sweeps + 3
+
+
+def test_the_healthy_one_is_on_time(running: Running) -> None:
+    """Also while attempts on the one that is down fail: no two of its sweeps are three intervals apart."""
+    wait_until(lambda: running.count("down", "failed"), "the one that is down is given up", 120)
+    swept = [
+        datetime.fromisoformat(task["date_done"])
+        for task in running.fleet.finished()
+        if task["kwargs"] == {"target": "healthy"} and task["result"]["complete"]
+    ]
+    # as many as are due in the 14 s until then, but for the first or the last
+    assert len(swept) >= 14 / INTERVAL_S - 1
+    assert max(after - before for before, after in pairwise(swept)).total_seconds() < 3 * INTERVAL_S
+
+
+def test_the_command_tells_them_apart(running: Running) -> None:
+    """With the settings of the worker, and at the same time."""
+    ended = run_command("", "--all-targets", "--dry-run", "--json", **running.fleet.stack.environment)
+    reports = {report["target"]: report for report in json.loads(ended.stdout)}
+    assert {name: report["complete"] for name, report in reports.items()} == {
+        "cluster": True,
+        "down": False,
+        "healthy": True,
+    }
+    assert "refused" in reports["down"]["failure"]
+    assert ended.returncode == 1
+    assert "secret" not in ended.stdout + ended.stderr
 
 
 def test_prometheus_tells_them_apart(running: Running) -> None:
