@@ -33,9 +33,11 @@ class ScriptingRefused(Exception):
 #: CLUSTERDOWN; LOADING is a ConnectionError.
 _TEMPORARY = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 #: The same, where redis-py has no class: by the first word of the answer. A pipeline of redis-py puts the
-#: command in front.
+#: command in front, and Redis 6.2 the place in a script.
 _TEMPORARY_CODE = re.compile(
-    r"(?:Command # \d+ .* of pipeline caused error: )?(?:BUSY|MISCONF|NOREPLICAS) ", re.DOTALL
+    r"(?:Command # \d+ .* of pipeline caused error: |Error running script .*@user_script: ?\d+: -)?"
+    r"(?:BUSY|MISCONF|NOREPLICAS|READONLY) ",
+    re.DOTALL,
 )
 _UNKNOWN = re.compile(r"unknown command\W+(\w+)\W, with args beginning with:.*", re.DOTALL)
 #: Answers of a server that has done nothing, for the slot is elsewhere or on its way.

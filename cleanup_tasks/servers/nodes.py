@@ -81,6 +81,8 @@ class Nodes:
         A primary that was cut off doesn't know it yet, so all are asked who has slots: these nodes too.
         """
         for node in dict.fromkeys((*self._infos, *nodes)):
+            if node in self.down:
+                raise self.down[node]
             if not self._ids.issubset(_primaries_of(self.slots(node))):
                 raise ReadOnlyError(REPLACED)
         check_still_primaries(self._infos.values(), self._ask_infos(self._infos).values())

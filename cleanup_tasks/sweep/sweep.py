@@ -1,10 +1,11 @@
 """One sweep, whoever asks for it. It ends in one place, and its report says what it did."""
 
+import contextlib
 import time
 from dataclasses import replace
 
 from celery.exceptions import SoftTimeLimitExceeded
-from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 
 from cleanup_tasks.engines import engine_for
 from cleanup_tasks.reporting.exporter import CHANNEL
@@ -173,14 +174,19 @@ class Sweep:
             self._options.progress(what, done, total)
 
         engine = engine_for(servers, self._options.engine)
-        Cleaner(servers, engine, self._options, self.report, go_on).run()
-        if self.report.dry_run:
-            return
-        if self.report.keys_deleted:
-            self._check_that_it_lasts(servers)
-        Skips(servers, self._options.interval_s).end()
+        try:
+            Cleaner(servers, engine, self._options, self.report, go_on).run()
+        except (ConnectionError, ResponseError):  # perhaps since another server has taken over
+            with contextlib.suppress(RedisError):
+                self._check_that_it_lasts(servers)
+            raise
+        self._check_that_it_lasts(servers)
+        if not self.report.dry_run:
+            Skips(servers, self._options.interval_s).end()
 
     def _check_that_it_lasts(self, servers: Topology) -> None:
+        if self.report.dry_run or not self.report.keys_deleted:
+            return
         try:
             servers.check_still_primary()
         except RedisError:
