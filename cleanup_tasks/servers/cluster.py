@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import repeat
 from types import TracebackType
@@ -16,7 +17,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import REDIRECTIONS, is_transient
 from cleanup_tasks.servers.nodes import Node, Nodes
-from cleanup_tasks.servers.pages import FIRST_COUNT, next_count, scan_command
+from cleanup_tasks.servers.pages import next_count, scan_command
 from cleanup_tasks.servers.pipelining import MANY_SLOTS, Command, Context
 from cleanup_tasks.servers.restarts import Info
 from cleanup_tasks.servers.values import KeyCommand, first_reads, read_on
@@ -140,8 +141,7 @@ class Cluster:
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
         if None in self._owners:
             self.note(ClusterDownError("no primary serves some of the slots"))
-        most = self.limits.scan_count
-        count = min(most, FIRST_COUNT)
+        count = self.limits.scan_count
         sent = self.nodes.send({node: [scan_command(b"0", pattern, count)] for node in self.primaries})
         try:
             while sent:
@@ -155,12 +155,13 @@ class Cluster:
                     pages.append(page)
                     if cursor != b"0":
                         further[node] = cursor
-                count = min((next_count(count, page, most) for page in pages), default=count)
+                count = min((next_count(count, page) for page in pages), default=count)
                 # the next pages come while these are worked on
                 sent = self.nodes.send(
                     {node: [scan_command(cursor, pattern, count)] for node, cursor in further.items()}
                 )
                 yield from pages
+            self.limits = replace(self.limits, scan_count=count)
         finally:
             self.nodes.abandon(sent)
 

@@ -1,4 +1,4 @@
-"""Pages of a scan, of which none is large, however long the names are."""
+"""Pages of a scan, which are not large for long, however long the names are."""
 
 from collections.abc import Iterable
 
@@ -6,20 +6,12 @@ from cleanup_tasks.servers.pipelining import Command
 
 #: Bytes of names in a page, about. Its COUNT is a number of names, which may have a megabyte each.
 PAGE_BYTES = 1_000_000
-#: COUNT of the first page, for nobody knows yet how long the names are; and how fast it grows.
-FIRST_COUNT, GROWTH = 100, 4
 
 
-def next_count(count: int, names: Iterable[bytes], most: int) -> int:
-    """COUNT of the next page, by what the one before was answered with.
-
-    Args:
-        count: of the page before.
-        names: what was answered.
-        most: what it is at most.
-    """
-    fitting = count * PAGE_BYTES // max(1, sum(map(len, names)))
-    return max(1, min(most, count * GROWTH, fitting))
+def next_count(count: int, names: Iterable[bytes]) -> int:
+    """COUNT of the next page; `count` was that of the page before, which was answered with these names."""
+    size = sum(map(len, names))
+    return count if size <= PAGE_BYTES else max(1, count * PAGE_BYTES // size)
 
 
 def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:

@@ -1,6 +1,7 @@
 """One server that holds everything."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from cleanup_tasks.servers.client import server_time_ms, time_ms
 from cleanup_tasks.servers.errors import WrongServer
-from cleanup_tasks.servers.pages import FIRST_COUNT, next_count, scan_command
+from cleanup_tasks.servers.pages import next_count, scan_command
 from cleanup_tasks.servers.pipelining import (
     LOW_LATENCY,
     Context,
@@ -91,17 +92,17 @@ class SingleServer:
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
-        most = self.limits.scan_count
-        count = min(most, FIRST_COUNT)
+        count = self.limits.scan_count
         request = Request(self.client, [scan_command(b"0", pattern, count)])
         try:
             while True:
                 ((cursor, page),) = or_raise(request.answers())
-                count = next_count(count, page, most)
+                count = next_count(count, page)
                 if cursor != b"0":  # the next page comes while this one is worked on
                     request = Request(self.client, [scan_command(cursor, pattern, count)])
                 yield page
                 if cursor == b"0":
+                    self.limits = replace(self.limits, scan_count=count)
                     return
         finally:
             request.close()

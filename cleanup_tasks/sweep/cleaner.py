@@ -161,7 +161,7 @@ class Cleaner:
         total = self._servers.size() if self._options.wants_total else 0
         seen = 0
         for page in self._servers.scan(pattern):
-            # the server has looked at so many keys at most, and answered with those that match
+            # the server has looked at about so many keys, and answered with those that match
             seen += self._servers.limits.scan_count
             self._progress(what, min(seen, total), total)
             yield page

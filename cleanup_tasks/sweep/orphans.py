@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import is_older
-from cleanup_tasks.servers.pages import FIRST_COUNT, next_count
+from cleanup_tasks.servers.pages import next_count
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import chunks, read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
@@ -55,14 +55,14 @@ class Sightings:
     def read(self) -> None:
         """Read all; they are those of before this sweep."""
         if self._client.exists(keys.SIGHTINGS):  # who has never written one may not read them
-            cursor, count = 0, FIRST_COUNT
+            cursor, count = 0, CHUNK
             while True:
                 cursor, found = self._client.hscan(keys.SIGHTINGS, cursor, count=count)
                 page = cast(dict[bytes, bytes], found)
                 self._sighted |= {id_: seen_ms for id_, seen_ms in page.items() if seen_ms.isdigit()}
                 if not cursor:
                     return
-                count = next_count(count, page, CHUNK)
+                count = next_count(count, page)
 
     def returned(self, fleet: Fleet) -> list[Due]:
         """The stale that had no heartbeat when they were sighted."""

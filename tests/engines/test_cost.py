@@ -11,7 +11,6 @@ from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.keys import MAX_SEGMENTS
 from cleanup_tasks.servers.client import server_time_ms
-from cleanup_tasks.servers.pages import FIRST_COUNT, GROWTH
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, Limits
 from cleanup_tasks.servers.pipelining import LOW_LATENCY as LIMITS
 from cleanup_tasks.servers.single import SingleServer
@@ -23,8 +22,8 @@ COORDINATORS = 2_000
 STALE = 1_980
 #: A batch is full once it holds so many coordinators: their six keys, and two guards.
 BATCHES = -(-STALE // -(-LIMITS.batch_keys // (KEYS_EACH + 2)))
-#: Pages in one pass: two small ones, which show how long the names are, and the others.
-PAGES = 2 - (-(COORDINATORS * KEYS_EACH - FIRST_COUNT * (1 + GROWTH)) // LIMITS.scan_count)
+#: Pages in one pass.
+PAGES = -(-COORDINATORS * KEYS_EACH // LIMITS.scan_count)
 #: Heartbeats are read in lots, each with the server's time, and the activities of the stale among them.
 LOTS = -(-COORDINATORS // LIMITS.read_keys)
 #: A pass for the heartbeats; whether there are sightings of orphans.

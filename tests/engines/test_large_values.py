@@ -9,6 +9,7 @@ from redis import Redis
 
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.engines.lua import script_source
+from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import MAX_BYTES
 from cleanup_tasks.servers.client import server_time_ms
@@ -16,7 +17,7 @@ from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.servers.values import FIRST_BYTES, VALUE_BYTES
 from demo.servers import running_server
 from tests.conftest import ENGINES
-from tests.support.sweeping import Before, NamedEngine, all_keys, sweep, write_heartbeat
+from tests.support.sweeping import Before, NamedEngine, all_keys, monitored, sweep, write_heartbeat
 
 #: What a client may leave in the server's output buffer before it is cut off.
 OUTPUT_LIMIT = 1_500_000
@@ -152,13 +153,20 @@ def test_an_empty_heartbeat_is_one_and_an_expired_one_is_none(client: Redis, eng
     assert all_keys(client) == {keys.heartbeat(b"empty"), keys.heartbeat(b"list")}
 
 
-def test_names_of_ten_kilobytes(limited: Redis, engine: NamedEngine) -> None:
-    """A page of a scan, and of the sightings, is no larger than another answer."""
-    ids = [b"%d:" % number + b"x" * 10_000 for number in range(500)]
+def test_names_of_ten_kilobytes(client: Redis, engine: NamedEngine) -> None:
+    """Who has met a page that was too large asks for fewer at once from then on."""
+    ids = [b"%d:" % number + b"x" * 10_000 for number in range(1_500)]
     for start in range(0, len(ids), 100):
-        limited.mset(dict.fromkeys(map(keys.signal, ids[start : start + 100]), "1"))
-        seen_ms = server_time_ms(limited) - 700_000
-        limited.hset(keys.SIGHTINGS, mapping=dict.fromkeys(ids[start : start + 100], seen_ms))
-    write_heartbeat(limited, ids[0], "active")
-    report = sweep(limited, engine, orphans="reap")
-    assert (report.keys_deleted, report.complete) == (499, True)
+        some = ids[start : start + 100]
+        client.mset(dict.fromkeys(map(keys.signal, some), "1"))
+        seen_ms = server_time_ms(client) - 700_000
+        client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(some, seen_ms))
+    write_heartbeat(client, ids[0], "active")
+    reports: list[Report] = []
+    sent = monitored(client, lambda: reports.append(sweep(client, engine, orphans="reap")))
+    assert (reports[0].keys_deleted, reports[0].complete) == (1_499, True)
+    for name in ("SCAN", "HSCAN"):
+        counts = [int(words[-1]) for _, words in sent if words[0] == name]
+        assert counts[0] == 1_000
+        assert len(counts) > 5
+        assert max(counts[3:]) <= 100
