@@ -39,12 +39,13 @@ def test_a_broker_and_a_backend(
 ) -> None:
     for name in ("messages", "control", "results"):
         (tmp_path / name).mkdir()
-    folders = {
+    in_files = {
+        "polling_interval": 0.1,
         "data_folder_in": str(tmp_path / "messages"),
         "data_folder_out": str(tmp_path / "messages"),
         "control_folder": str(tmp_path / "control"),
     }
-    options = folders if broker_url == "filesystem://" else {}
+    options = in_files if broker_url == "filesystem://" else {}
     url = f"{broker.url}/3" if broker_url == "redis://" else broker_url
     environment = {
         "SHOP_BROKER": url,
@@ -96,6 +97,7 @@ def test_all_in_memory(
     monkeypatch.setenv("COORDINATION_REDIS_URL", server.url)
     with Celery(broker="memory://", backend="cache+memory://", set_as_current=False) as app:
         install(app)
+        app.conf.broker_transport_options = {"polling_interval": 0.1}
         app.loader.import_default_modules()
         with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
             for task, engine in (("cleanup", "lua"), ("cleanup_fallback", "python")):

@@ -17,6 +17,13 @@ from demo.stack import Stack
 from tests.support.scraping import scrape
 
 CLEANUP = "cleanup_tasks.cleanup"
+#: The application, where an answer counts as lost so soon that a test can wait for it again and again.
+HASTY = """
+from cleanup_tasks.servers import client
+from tests.support.foreign import app
+
+client.TIMEOUT_S = 1.0
+"""
 INTERVAL_S = 3600
 FROM_BEAT = {INTERVAL_HEADER: INTERVAL_S}
 
@@ -59,6 +66,7 @@ def host(broker: Server, server: Server, silent: socket.socket, tmp_path: Path) 
     """A worker whose host shows warnings only."""
     with broker.client() as client:
         client.flushall()
+    (tmp_path / "hasty.py").write_text(HASTY)
     (tmp_path / "ends.py").write_text("import sys; sys.exit('no token')")
     port = free_port()
     environment = {
@@ -77,7 +85,7 @@ def host(broker: Server, server: Server, silent: socket.socket, tmp_path: Path) 
     }
     urls = {"broker": environment["SHOP_BROKER"], "backend": environment["SHOP_RESULTS"]}
     with contextlib.ExitStack() as stack:
-        fleet = stack.enter_context(Stack(environment, tmp_path, app="tests.support.foreign"))
+        fleet = stack.enter_context(Stack(environment, tmp_path, app="hasty"))
         caller = stack.enter_context(Celery("caller", **urls, set_as_current=False))
         options = ("--queues", "shop,maintenance", "--pool", "solo", "--loglevel", "WARNING")
         fleet.start("worker", "worker", *options)
