@@ -18,6 +18,7 @@ from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
 from cleanup_tasks.configuration.settings import load_settings
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.pipelining import HIGH_LATENCY
 from cleanup_tasks.sweep.cleaner import Cleaner
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, wait_until
@@ -34,7 +35,8 @@ def waiting_sweep(server: Server, client: Redis) -> Iterator[tuple[Proxy, Callab
     """A proxy behind which a sweep waits for an answer, and what waits until it does."""
     write_acceptance_data(client, 1_000, 10)
     with Proxy(server.port) as proxy:
-        proxy.cut_at(b"EVALSHA", 1 + 4, hold=True)  # the first call is a trial with nothing to do
+        # The first call is a trial with nothing to do. The one that waits is sent after an answer was read.
+        proxy.cut_at(b"EVALSHA", 1 + HIGH_LATENCY.in_flight + 1, hold=True)
 
         def until_it_waits() -> None:
             wait_until(lambda: proxy.broken, "the sweep waits for an answer")
