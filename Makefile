@@ -1,8 +1,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --constraint
-# The tests wait more than they compute: four at once, also where there are two cores.
-TOGETHER := --numprocesses 4 --dist worksteal
 
 .PHONY: help demo up cleanup dry-run test test-unit test-servers test-pythons test-lowest \
 	soak lint bench pictures manifests clean
@@ -23,13 +21,13 @@ dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.
 	@$(BIN)/cleanup-blocking-coordination --dry-run $(ARGS)
 
 test: .venv/test  ## Run the tests on the oldest and the newest server.
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest
 
 test-unit: .venv/test  ## Run the tests that need no server, in seconds.
 	$(BIN)/python -m pytest tests/unit
 
 test-servers: .venv/test  ## Run all tests on all servers; see .ci/run.
-	$(BIN)/python -m pytest $(TOGETHER) --all-servers -m ""
+	$(BIN)/python -m pytest --all-servers -m ""
 
 test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with the newer Pythons.
 	.venv-3.12/bin/python -m pytest tests/unit tests/engines/test_sweep.py tests/worker/test_tasks.py
@@ -38,7 +36,7 @@ test-pythons: .venv-3.12/test .venv-3.13/test  ## Run a part of the tests with t
 # Old libraries warn about each other. Left out is what is the same with all of them: the script by hand, which
 # only the server runs, and when to hold, which takes no more of a library than other sweeps.
 test-lowest: .venv-lowest/test  ## Run the tests with the lowest version of each dependency.
-	.venv-lowest/bin/python -m pytest $(TOGETHER) -W default tests/unit tests/engines tests/worker \
+	.venv-lowest/bin/python -m pytest -W default tests/unit tests/engines tests/worker \
 		--ignore tests/engines/test_by_hand.py --ignore tests/engines/test_holds.py
 
 soak: .venv/test  ## Let a fleet live and die while it is swept; MINUTES=60.

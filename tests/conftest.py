@@ -8,6 +8,7 @@ import pytest
 from celery import _state
 from redis import Redis
 
+import cleanup_tasks.tasks  # noqa: F401, what it shares with all applications is there from the start
 from cleanup_tasks import app
 from cleanup_tasks.configuration import targets
 from cleanup_tasks.engines.lua import LuaEngine
@@ -69,12 +70,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _celery_as_it_was() -> Iterator[None]:
-    """No test leaves another application to the next one.
+    """No test leaves another application, or tasks for all that are made later, to the next one.
 
     A worker in this process makes its application the current one, and the default one of all threads.
     """
     current, default, open_before = _state._tls.current_app, _state.default_app, set(_state._apps)
+    shared = set(_state._on_app_finalizers)
     yield
+    _state._on_app_finalizers.intersection_update(shared)
     _state._set_current_app(current)
     _state.set_default_app(default)
     for opened in set(_state._apps) - open_before - {app}:
