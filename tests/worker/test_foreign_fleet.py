@@ -11,6 +11,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from redis import Redis
 
+from cleanup_tasks.rules import keys
 from demo.dataset import STALE_AGE_MS, write_coordinators
 from demo.servers import Server, free_port, running_server, wait_until
 from demo.stack import ROOT, Stack
@@ -106,7 +107,7 @@ def test_its_beat(shop: tuple[Stack, Celery], cleanable: Redis, scheduler: tuple
     options = [option.format(folder=stack.folder) for option in scheduler]
     stack.start("beat", "beat", *options, "--pidfile=")
     try:
-        wait_until(lambda: cleanable.dbsize() == 0, "the beat's cleanup has run", 60)
+        wait_until(lambda: cleanable.keys() == [keys.COOLDOWN], "the beat's cleanup has run", 60)
         wait_until(
             lambda: stack.log("worker").count("foreign.price[") > priced, "so has a task of the shop's"
         )

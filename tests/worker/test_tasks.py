@@ -400,7 +400,10 @@ def test_beat_fires(coordination: Server, broker: Server, fleet: Redis, tmp_path
     with Stack(environment, tmp_path) as stack:
         stack.start_worker()
         stack.start_beat()
-        wait_until(lambda: fleet.dbsize() == KEPT, "a run that beat fired cleaned")
+        wait_until(
+            lambda: fleet.exists(keys.COOLDOWN) and fleet.dbsize() == KEPT + 1,
+            "a run that beat fired cleaned",
+        )
         log = tmp_path / "logs" / "cleanup.log"
         wait_until(lambda: f"Keys deleted: {DOOMED}" in log.read_text(), "the run is logged")
         assert "[INFO] Cleanup completed successfully" in log.read_text()
