@@ -76,32 +76,29 @@ def is_older(time_ms: float, now_ms: int, threshold_s: int) -> bool:
     return time_ms < oldest_active_ms(now_ms, threshold_s)
 
 
-def is_plausible(number: float, now_ms: int) -> bool:
-    """Whether a number can be a time in ms."""
-    return EARLIEST_MS <= number <= now_ms + FUTURE_MS
-
-
 def times_of(values: Sequence[bytes | None], now_ms: int) -> list[float | None]:
     """The time in ms since the epoch that each value yields, perhaps a little ahead of now, or None."""
     latest_ms = now_ms + FUTURE_MS
     times: list[float | None] = []
     for value in values:
-        read = _read_fast(value) or _read(value) if value is not None else None
-        newest = 0.0
-        for number in (read.timestamp, read.lastHeartbeat, read.lastActivity) if read else ():
-            if number is not None and newest < number <= latest_ms:
-                newest = number
+        read = (_read_fast(value) or _read(value) or _NO_TIMES) if value is not None else _NO_TIMES
+        numbers = (read.timestamp, read.lastHeartbeat, read.lastActivity)
+        newest = max(numbers)
+        if newest > latest_ms:
+            newest = max((number for number in numbers if number <= latest_ms), default=0.0)
         times.append(newest if newest >= EARLIEST_MS else None)
     return times
 
 
 class _Times(msgspec.Struct, gc=False):
-    """The fields of a value that name a time, where they are numbers."""
+    """The fields of a value that name a time, where they are numbers; others are no time."""
 
-    timestamp: float | None = None
-    lastHeartbeat: float | None = None  # noqa: N815, the writers' name
-    lastActivity: float | None = None  # noqa: N815
+    timestamp: float = 0.0
+    lastHeartbeat: float = 0.0  # noqa: N815, the writers' name
+    lastActivity: float = 0.0  # noqa: N815
 
+
+_NO_TIMES = _Times()
 
 #: The names of the fields that may tell a time.
 TIME_FIELDS = _Times.__struct_fields__

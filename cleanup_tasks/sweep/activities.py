@@ -21,12 +21,17 @@ def read_activities(
     Those who are at work come with what their activity is, those who are not with what was read of it. Who
     can't be asked now is left out.
     """
+    stale, unreadable = State.STALE, State.UNREADABLE
     requests = (((context, ids), list(map(keys.activity, ids))) for context, ids in lots)
     for (context, ids), now_ms, values in servers.read(requests):
         if len(values) < len(ids):
             ids = [id_ for id_ in ids if keys.activity(id_) in values]
         states = judge_values(list(values.values()), now_ms, threshold_s)
-        read = list(zip(ids, values.values(), states, strict=True))
-        working = {id_: state for id_, _, state in read if state.is_active}
-        idle = {id_: value or b"" for id_, value, state in read if not state.is_active}
+        working: dict[bytes, State] = {}
+        idle: dict[bytes, bytes] = {}
+        for id_, value, state in zip(ids, values.values(), states, strict=True):
+            if state is stale or state is unreadable:
+                idle[id_] = value or b""
+            else:
+                working[id_] = state
         yield context, now_ms, working, idle

@@ -114,6 +114,7 @@ class Finder:
             yield judged
 
     def _by_heartbeat(self, lots: Iterable[list[bytes]]) -> Iterator[Judged]:
+        stale, is_unreadable, ahead = State.STALE, State.UNREADABLE, State.AHEAD
         for lot, now_ms, values in self._servers.read((lot, lot) for lot in lots):
             unknown = [name for name in lot if name not in values] if len(values) < len(lot) else []
             judged = Judged(now_ms, {}, keys.ids_of_heartbeats(unknown), {})
@@ -122,13 +123,13 @@ class Finder:
             for id_, value, state in zip(
                 keys.ids_of_heartbeats(values), values.values(), states, strict=True
             ):
-                if state is State.STALE:
+                if state is stale:
                     judged.silent[id_] = value or b""
-                elif state is State.UNREADABLE:
+                elif state is is_unreadable:
                     unreadable[id_] = value
                 else:
                     judged.kept[id_] = state
-                    if state is State.AHEAD:
+                    if state is ahead:
                         judged.ahead[id_] = value or b""
             # one that has expired since the scan saw it is nobody's heartbeat any more
             missing = {keys.heartbeat(id_) for id_, value in unreadable.items() if value == b""}

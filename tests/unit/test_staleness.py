@@ -13,7 +13,6 @@ from cleanup_tasks.rules.staleness import (
     _read,
     _read_fast,
     is_older,
-    is_plausible,
     judge,
     judge_values,
     oldest_active_ms,
@@ -133,14 +132,14 @@ def test_the_edges_of_time(form: str, now_ms: int) -> None:
 
 
 def test_older_than_the_threshold_is_stale() -> None:
-    """The two questions that others ask about a time give the rule's answer."""
+    """The questions that others ask about a time give the rule's answer."""
     for time_ms in range(NOW_MS - 603_000, NOW_MS - 597_000, 37):
         stale = judge(b"%d" % time_ms, None, NOW_MS, THRESHOLD_S) is STALE
         assert is_older(time_ms, NOW_MS, THRESHOLD_S) == stale
         assert (time_ms < oldest_active_ms(NOW_MS, THRESHOLD_S)) == stale
     for time_ms in (EARLIEST_MS - 1, EARLIEST_MS, NOW_MS, NOW_MS + FUTURE_MS, NOW_MS + FUTURE_MS + 1):
-        readable = judge(b"%d" % time_ms, None, NOW_MS, THRESHOLD_S) is not UNREADABLE
-        assert is_plausible(time_ms, NOW_MS) == readable
+        stale = judge(b"%d" % time_ms, None, NOW_MS, THRESHOLD_S) is STALE
+        assert (EARLIEST_MS <= time_ms < oldest_active_ms(NOW_MS, THRESHOLD_S)) == stale
 
 
 def test_which_white_space_json_has() -> None:
