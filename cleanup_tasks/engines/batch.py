@@ -20,6 +20,7 @@ BYTES_LIKE_A_KEY = 1_000
 #: at most, where nothing stands for a key that is missing, empty or of another type; no key of any type; a
 #: hash of which a field has a certain value.
 VALUE, ABSENT, FIELD = b"vaf"
+_TWO_ABSENT, _TWO_EMPTY = bytes((ABSENT, ABSENT)), (b"", b"")
 
 
 class Guards:
@@ -89,6 +90,15 @@ class Batch:
             self.fields += guards.fields
         self.load += guards.load
         return (first, first + 1) if len(guards.names) == 2 else tuple(range(first, len(self.guards)))
+
+    def add_absent(self, names: tuple[bytes, ...]) -> tuple[int, ...]:
+        """Add guards of two keys that must not exist; returns their numbers."""
+        first = len(self.guards)
+        self.guards += names
+        self.kinds += _TWO_ABSENT
+        self.expected += _TWO_EMPTY
+        self.load += 2
+        return (first, first + 1)
 
     def guard(self, number: int) -> Guards:
         """One of the guards."""

@@ -37,7 +37,7 @@ class BySlot:
         self._kept.update(groups)
 
     def fail(self, groups: Iterable[int]) -> None:
-        """Note groups of which a part could not be done: none that shares a guard with them goes any more."""
+        """Note groups of which a part could not be done: no guard of theirs is deleted any more."""
         for number in groups:
             self._failed.add(number)
             self._together.pop(number, None)
@@ -87,14 +87,20 @@ class BySlot:
         return Answer(self.deleted, sorted(self._kept), sorted(self._failed - self._kept), self.error)
 
     def _going(self, groups: Iterable[int]) -> Iterator[int]:
-        """Those of the groups that were not kept, and whose guards no group that failed depends on."""
-        for number in groups:
-            if number in self._kept:
+        """Those of the groups that were not kept, and delete no guard that a group that failed depends on."""
+        for number in list(groups):
+            if number in self._kept or number in self._failed:
                 continue
-            if not self._doubtful.isdisjoint(self.batch.group_guards[number]):
-                self._failed.add(number)
+            guards = self.batch.group_guards[number]
+            if not self._doubtful.isdisjoint(guards) and self._deletes_a_guard(number):
+                self.fail([number])
             else:
                 yield number
+
+    def _deletes_a_guard(self, number: int) -> bool:
+        """Whether a group is a coordinator's last: whatever else depends on its guards has to go before."""
+        key = self._keys[number][-1]
+        return any(self.batch.guards[guard] == key for guard in self.batch.group_guards[number])
 
     def _step_of(self, number: int) -> tuple[int | None, list[int]]:
         """The slot of a group's step, and the guards that are there; None: the group has no step.
@@ -105,6 +111,6 @@ class BySlot:
         key, guards = self._keys[number][-1], self.batch.group_guards[number]
         slot = self._slot_of(key)
         there = [guard for guard in guards if self._guard_slots[guard] == slot]
-        if there and (len(there) == len(guards) or any(self.batch.guards[guard] == key for guard in there)):
+        if there and (len(there) == len(guards) or self._deletes_a_guard(number)):
             return slot, there
         return None, []

@@ -25,7 +25,7 @@ by hand has the same rules once more (lua/cleanup_blocking_coordination.lua), an
 of a user's keys.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from operator import itemgetter
 
 HEARTBEAT = b"blocking:heartbeat:"
@@ -55,8 +55,8 @@ MAX_SEGMENTS = 32
 
 #: Known ids that own a key; parties without a heartbeat that own it too; and the ms since the epoch at which
 #: the message was sent, where the name says so.
-Owners = tuple[list[bytes], list[bytes], float | None]
-NOBODY: Owners = ([], [], None)
+Owners = tuple[Sequence[bytes], Sequence[bytes], float | None]
+NOBODY: Owners = ((), (), None)
 
 
 def heartbeat(coordinator: bytes) -> bytes:
@@ -100,6 +100,11 @@ def names_one_id(key: bytes) -> bool:
     return key.startswith(WHOLE_ID) or (key.startswith(ACK) and key.count(b":") == ACK.count(b":") + 1)
 
 
+def names_two_parties(key: bytes) -> bool:
+    """Whether a key is a message of so few segments that no id in it can hold a colon, if it has its form."""
+    return key.startswith(IDEMPOTENCY) and key.count(b":") == IDEMPOTENCY.count(b":") + 4
+
+
 def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Owners:
     """Who owns a related key.
 
@@ -122,7 +127,7 @@ def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Own
 
 def _whole_id(segments: list[bytes], known: Container[bytes], _lengths: Collection[int]) -> Owners:
     id_ = b":".join(segments)
-    return ([id_], [], None) if id_ in known else ([], [id_], None)
+    return ((id_,), (), None) if id_ in known else ((), (id_,), None)
 
 
 def _ack(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
@@ -133,20 +138,20 @@ def _ack(segments: list[bytes], known: Container[bytes], lengths: Collection[int
     """
     if len(segments) == 2:  # nearly all of them
         id_ = segments[0]
-        return ([id_], [], None) if id_ in known else ([], [id_], None)
+        return ((id_,), (), None) if id_ in known else ((), (id_,), None)
     prefixes = [b":".join(segments[:length]) for length in lengths if length < len(segments)]
     found = [id_ for id_ in prefixes if id_ in known]
-    return found, [], None
+    return found, (), None
 
 
 def _message(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
     """The two parties of a message; of any other form every known id that is whole segments of it."""
     if len(segments) < 5 or not (segments[-2].isdigit() and segments[-1].isdigit()):
-        return list(dict.fromkeys(id_ for id_, _, _ in _runs(segments, known, lengths))), [], None
+        return list(dict.fromkeys(id_ for id_, _, _ in _runs(segments, known, lengths))), (), None
     sent_ms = float(segments[-1])  # of any number of digits
     sender, receiver = segments[:2]
     if len(segments) == 5 and sender in known and receiver in known and 2 not in lengths:
-        return ([sender, receiver] if sender != receiver else [sender]), [], sent_ms  # nearly all of them
+        return ((sender, receiver) if sender != receiver else (sender,)), (), sent_ms  # nearly all of them
     body = segments[:-3]
     runs = _runs(body, known, lengths)
     beside = _beside(body, runs) if runs else body if len(body) == 2 else []

@@ -11,6 +11,12 @@ from cleanup_tasks.sweep.fleet import Due, Fleet
 WHOLE_KEYS = 5_000
 
 
+class Joined(tuple[Due]):
+    """The subject of a group that is a coordinator's last, and holds records that others have owned too."""
+
+    __slots__ = ()
+
+
 class Batcher:
     """Makes batches: for each coordinator the records that it holds, a group each, then all that is its own.
 
@@ -27,6 +33,7 @@ class Batcher:
         dry_run: bool,
         keep_heartbeats: bool,
         blocked: Container[bytes],
+        joins: bool = True,
     ) -> None:
         """Batches of about `batch_keys` keys and guards.
 
@@ -36,8 +43,9 @@ class Batcher:
             batch_keys: keys and guards in an ordinary batch.
             dry_run: nothing is to be deleted.
             keep_heartbeats: heartbeats and activities stay, for not all that belongs to them was seen.
-            blocked: coordinators of which a step was given up; nothing more of theirs is deleted. The set may
-                grow while batches are made.
+            blocked: coordinators of which a step was given up; nothing more goes of what is theirs alone. The
+                set may grow while batches are made.
+            joins: whether a coordinator may go in one group with records whose other owners have gone.
         """
         self._fleet = fleet
         self._absent = absent
@@ -45,9 +53,12 @@ class Batcher:
         self._dry_run = dry_run
         self._keep_heartbeats = keep_heartbeats
         self._blocked = blocked
+        self._joins = joins and not keep_heartbeats
         self._batch = self._new_batch()
         #: id -> the numbers of its guards in the batch.
         self._guards: dict[bytes, tuple[int, ...]] = {}
+        #: What became of all coordinators up to this number is known.
+        self._answered = -1
 
     def batches(self, coordinators: Iterable[Due]) -> Iterator[Batch | None]:
         """All that is held for these; None: what comes next depends on how all before has ended."""
@@ -55,12 +66,21 @@ class Batcher:
             if self._batch.load >= self._batch_keys:
                 yield self._cut()
             if due.id in self._blocked:
+                yield from self._shared(due, ())  # or they would be left when the other owners have gone
                 continue
             is_split = False
-            for batch in self._shared(due):
-                is_split = True
-                yield batch
-            own = list(dict.fromkeys(due.keys))
+            joined, others = self._joined(due)
+            if len(joined) < len(due.records):
+                if self._awaits_others(due):
+                    if self._batch.subjects:
+                        yield self._cut()
+                    yield None
+                    self._answered = due.number - 1
+                    joined, others = self._joined(due)
+                for batch in self._shared(due, joined):
+                    is_split = True
+                    yield batch
+            own = [*joined, *dict.fromkeys(due.keys)]
             if len(own) > self._batch_keys and self._batch.subjects:
                 yield self._cut()
                 is_split = is_split or bool(due.records)
@@ -74,13 +94,41 @@ class Batcher:
                 yield None
                 if due.id in self._blocked:
                     continue
-            self._add_own(due, own)
+            self._add_own(due, own, others)
         if self._batch.subjects:
             yield self._cut()
 
-    def _shared(self, due: Due) -> Iterator[Batch]:
+    def _awaits_others(self, due: Due) -> bool:
+        """Whether owners of its records are before it, and it is not known yet whether they have gone."""
+        if self._dry_run:
+            return False
+        for others, _ in due.records.values():
+            for other in others:
+                if not other.has_gone and self._answered < other.number < due.number:
+                    return True
+        return False
+
+    def _joined(self, due: Due) -> tuple[list[bytes], list[Due]]:
+        """The records that go in one group with their coordinator, and their other owners."""
+        joined: list[bytes] = []
+        joined_others: list[Due] = []
+        if not self._joins or len(due.records) + len(due.keys) > self._batch_keys:
+            return joined, joined_others
+        for record, (others, absent) in due.records.items():
+            for other in others:
+                if not other.has_gone:
+                    break
+            else:
+                if not absent:
+                    joined.append(record)
+                    joined_others += others
+        return joined, joined_others
+
+    def _shared(self, due: Due, joined: Container[bytes]) -> Iterator[Batch]:
         """Add the records that a coordinator holds; gives the batches that are full meanwhile."""
         for record, (others, absent) in due.records.items():
+            if record in joined:
+                continue
             if self._batch.load >= 2 * self._batch_keys:
                 yield self._cut()
             guards = self._guards_of(due)
@@ -96,16 +144,19 @@ class Batcher:
             self._batch.add_group(self._guards_of(due), own[start : start + self._batch_keys], (due,))
             yield self._cut()
 
-    def _add_own(self, due: Due, own: list[bytes]) -> None:
+    def _add_own(self, due: Due, own: list[bytes], others: list[Due]) -> None:
         """The last group of a coordinator: what is its own, and the heartbeat as the last of it."""
+        guards = self._guards_of(due)
+        for other in others:
+            guards += self._guards.get(other.id) or self._guards_of(other)
         if self._keep_heartbeats:
             own.append(keys.signal(due.id))
-            self._batch.add_group(self._guards_of(due), own, (due,))
+            self._batch.add_group(guards, own, (due,))
             return
         own += [family + due.id for family in keys.WHOLE_ID]
         if not due.is_orphan:
-            own.append(keys.heartbeat(due.id))
-        self._batch.add_group(self._guards_of(due), own, due)
+            own.append(due.guards.names[0])
+        self._batch.add_group(guards, own, Joined((due,)) if others else due)
 
     def _new_batch(self) -> Batch:
         return Batch(self._fleet.judged_at_ms, self._dry_run)
@@ -119,7 +170,11 @@ class Batcher:
         """The numbers of a coordinator's guards, which are added to the batch if they are not there yet."""
         guards = self._guards.get(due.id)
         if guards is None:
-            guards = self._guards[due.id] = self._batch.add_guards(due.guards)
+            if due.has_gone:
+                guards = self._batch.add_absent(due.guards.names[:2])
+            else:
+                guards = self._batch.add_guards(due.guards)
+            self._guards[due.id] = guards
         return guards
 
     def _guards_of_absent(self, id_: bytes) -> tuple[int, ...]:

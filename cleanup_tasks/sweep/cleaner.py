@@ -33,7 +33,7 @@ class Cleaner:
         self._progress = progress
         self._fleet = Fleet()
         self._finder = Finder(servers, report, options.threshold_s, options.max_named)
-        self._reaper = Reaper(engine, report, options.max_named, self._forget)
+        self._reaper = Reaper(engine, report, options.max_named)
         self._sightings: Sightings | None = None
         self._hold = Hold(servers, options, report, self._fleet)
         self._failure: RedisError | None = None
@@ -109,15 +109,20 @@ class Cleaner:
             done += number
             self._progress("reaping", done, len(coordinators))
 
-        batcher = Batcher(
-            self._fleet,
-            collector.absent,
-            self._servers.limits.batch_keys,
-            dry_run=self._options.dry_run,
-            keep_heartbeats=self._servers.failure is not None,
-            blocked=self._reaper.blocked,
-        )
-        self._reaper.reap(batcher.batches(coordinators), count)
+        joins = True
+        while coordinators:
+            batcher = Batcher(
+                self._fleet,
+                collector.absent,
+                self._servers.limits.batch_keys,
+                dry_run=self._options.dry_run,
+                keep_heartbeats=self._servers.failure is not None,
+                blocked=self._reaper.blocked,
+                joins=joins,
+            )
+            self._reaper.reap(batcher.batches(coordinators), count, self._forget)
+            coordinators, self._reaper.to_split = self._reaper.to_split, []
+            joins = False
 
     def _read_sightings(self) -> None:
         """Read the sightings, if they can be read; orphans that are due are added to the fleet."""

@@ -1,9 +1,10 @@
 """Goes through the related keys once, and hands each to the coordinators that own it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from cleanup_tasks.rules import keys
-from cleanup_tasks.rules.staleness import is_older, is_plausible
+from cleanup_tasks.rules.staleness import EARLIEST_MS, oldest_active_ms
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import chunks, read_activities
 from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
@@ -26,9 +27,11 @@ class Collector:
         """
         self._fleet = fleet
         self._servers = servers
-        self._now_ms = now_ms
         self._threshold_s = threshold_s
+        self._oldest_active_ms = oldest_active_ms(now_ms, threshold_s)
         self._look_for_orphans = orphans
+        #: Coordinators so far apart are not under way at the same time.
+        self._far = servers.limits.batch_keys * (servers.limits.in_flight + 1)
         self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
@@ -39,10 +42,10 @@ class Collector:
 
     def collect(self, pages: Iterable[list[bytes]]) -> None:
         """Take in all related keys; one may come twice."""
-        coordinators, lengths = self._fleet.coordinators, self._fleet.lengths
+        coordinators, lengths, owners = self._fleet.coordinators, self._fleet.lengths, keys.owners
         for page in pages:
             for key in page:
-                known, unknown, sent_ms = keys.owners(key, coordinators, lengths)
+                known, unknown, sent_ms = owners(key, coordinators, lengths)
                 if not known:
                     if self._look_for_orphans:
                         self.orphans.update(unknown)
@@ -63,8 +66,8 @@ class Collector:
         it is known that there is such an id.
         """
         found = keys.owners(key, self._others, self._others_lengths)[0]
-        # the parties of a message without colons in their ids are known by its form
-        return found if key.startswith(keys.ACK) else [id_ for id_ in found if b":" in id_]
+        # who owns a message of two plain ids is known by its form
+        return [id_ for id_ in found if b":" in id_] if keys.names_two_parties(key) else [*found]
 
     def _leave_to_orphans(self) -> None:
         coordinators = self._fleet.coordinators
@@ -87,7 +90,9 @@ class Collector:
             due.keys.append(key)
             self._held_bytes += KEY_BYTES + len(key)
 
-    def _share(self, key: bytes, known: list[bytes], unknown: list[bytes], sent_ms: float | None) -> None:
+    def _share(
+        self, key: bytes, known: Sequence[bytes], unknown: Sequence[bytes], sent_ms: float | None
+    ) -> None:
         """Hold a record that several own, if all of them are due."""
         coordinators = self._fleet.coordinators
         due = [one for id_ in known if (one := coordinators[id_])]
@@ -96,7 +101,7 @@ class Collector:
             self.orphans.update(known, unknown)
         if len(due) < len(known):
             # those that went in an earlier generation are due too; everybody else is protected
-            absent = [id_ for id_ in known if id_ in self._fleet.gone] + unknown
+            absent = [id_ for id_ in known if id_ in self._fleet.gone] + [*unknown]
             if not due or len(due) + len(absent) < len(known) + len(unknown):
                 return
         # the message is the last sign that we have of a party without a heartbeat
@@ -104,19 +109,27 @@ class Collector:
             return
         if absent:
             self.absent.update(dict.fromkeys(absent, b""))
-        first = due[0]
-        for one in due:
-            if one.number < first.number:
-                first = one
-        first.records[key] = [one for one in due if one is not first], absent
+        holder, *others = self._holder_first(due, sent_ms) if len(due) > 1 else due
+        holder.records[key] = others, absent
         self._held_bytes += RECORD_BYTES + len(key)
 
+    def _holder_first(self, due: list[Due], sent_ms: float | None) -> list[Due]:
+        """Which of its owners takes a record with it, and then the others.
+
+        It is compared with the values of all of them if it goes with the first. If it goes with the last, the
+        others must only be absent still, which costs less. The last one may hold it only if the next sweep
+        finds it old enough too, for this one may be interrupted in between; and only if the others are so far
+        ahead that it is known by then what became of them.
+        """
+        if len(due) > 2:
+            due.sort(key=attrgetter("number"))
+        elif due[0].number > due[1].number:
+            due.reverse()
+        is_far = due[-1].number - due[-2].number >= self._far and not due[-1].is_orphan
+        return due[::-1] if is_far and self._is_old(sent_ms) else due
+
     def _is_old(self, sent_ms: float | None) -> bool:
-        return (
-            sent_ms is not None
-            and is_plausible(sent_ms, self._now_ms)
-            and is_older(sent_ms, self._now_ms, self._threshold_s)
-        )
+        return sent_ms is not None and EARLIEST_MS <= sent_ms < self._oldest_active_ms
 
     def _read_absent(self) -> None:
         """Read the activities of the parties without a heartbeat; who is at work keeps its records."""

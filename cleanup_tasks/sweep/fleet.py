@@ -32,7 +32,7 @@ _BEATS, _IS_SILENT = bytes((VALUE, VALUE)), bytes((ABSENT, VALUE))
 class Due:
     """A coordinator that may go, and what it was judged by."""
 
-    __slots__ = ("guards", "id", "is_orphan", "keys", "number", "records")
+    __slots__ = ("guards", "has_gone", "id", "is_orphan", "keys", "number", "records")
 
     @property
     def held_bytes(self) -> int:
@@ -56,9 +56,11 @@ class Due:
         self.number = next(_numbers)
         #: Acks and records that it owns alone; a scan may find a key twice.
         self.keys: list[bytes] = []
-        #: Records that it shares -> the other owners that are due, and the parties without a heartbeat. A
-        #: record is held by the first of its owners that goes: it is compared with the values of all of them.
-        self.records: dict[bytes, tuple[Sequence[Due], list[bytes]]] = {}
+        #: Records that it shares -> the other owners that are due, and the parties without a heartbeat. See
+        #: `Collector` for which of its owners holds a record.
+        self.records: dict[bytes, tuple[Sequence[Due], Sequence[bytes]]] = {}
+        #: Whether it was deleted.
+        self.has_gone = False
         names = (keys.HEARTBEAT + id_, keys.ACTIVITY + id_)
         kinds, expected = (_BEATS, heartbeat) if heartbeat is not None else (_IS_SILENT, b"")
         if sighting is None:
@@ -67,6 +69,10 @@ class Due:
             self.guards = Guards(
                 (*names, keys.SIGHTINGS), kinds + bytes((FIELD,)), (expected, activity, sighting), (id_,)
             )
+
+    def go(self) -> None:
+        """Note that it was deleted."""
+        self.has_gone = True
 
     def let_go(self, coordinators: AbstractSet[bytes]) -> None:
         """Hold no record any more that one of these owns too."""

@@ -13,6 +13,7 @@ from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.errors import ScriptingRefused, may_have_happened
+from cleanup_tasks.sweep.batcher import Joined
 from cleanup_tasks.sweep.fleet import Due
 
 
@@ -24,7 +25,6 @@ class Reaper:
         engine: Engine,
         report: Report,
         max_named: int | None,
-        when_reaped: Callable[[list[bytes]], object],
     ) -> None:
         """Count in `report`.
 
@@ -32,12 +32,10 @@ class Reaper:
             engine: what deletes.
             report: the sweep's.
             max_named: how many orphans the log names; None: all.
-            when_reaped: is told of orphans whose keys went, as soon as that is known.
         """
         self._engine = engine
         self._report = report
         self._max_named = max_named
-        self._when_reaped = when_reaped
         self._named = 0
         #: From before a batch is sent until it is counted: an exception may come at any point.
         self._under_way: deque[Batch] = deque()
@@ -45,11 +43,20 @@ class Reaper:
         self.kept: set[bytes] = set()
         #: Those of which something was given up.
         self.blocked: set[bytes] = set()
+        #: Those that stayed with records that others own too: one of all of them has changed.
+        self.to_split: list[Due] = []
         #: Orphans whose keys went.
         self.reaped_orphans: list[bytes] = []
 
-    def reap(self, batches: Iterable[Batch | None], after_each: Callable[[int], object]) -> None:
+    def reap(
+        self,
+        batches: Iterable[Batch | None],
+        after_each: Callable[[int], object],
+        when_reaped: Callable[[list[bytes]], object],
+    ) -> None:
         """Have all batches deleted; `after_each` is told how many coordinators are done with a batch.
+
+        `when_reaped` is told of orphans whose keys went, as soon as that is known.
 
         At None it waits for the end of all batches before, and only then asks for the next one.
 
@@ -59,13 +66,13 @@ class Reaper:
             for batch in batches:
                 limit = 1 if batch is None else self._engine.in_flight
                 while len(self._under_way) >= limit:
-                    after_each(self._receive())
+                    after_each(self._receive(when_reaped))
                 if batch is not None:
                     self._send(batch)
             while self._under_way:
-                after_each(self._receive())
+                after_each(self._receive(when_reaped))
         except BaseException as error:
-            self._wind_up(error)
+            self._wind_up(error, when_reaped)
             raise
         finally:
             self._engine.close()
@@ -85,26 +92,26 @@ class Reaper:
                 self._under_way.remove(batch)
             raise
 
-    def _receive(self) -> int:
+    def _receive(self, when_reaped: Callable[[list[bytes]], object]) -> int:
         with self._none_if_refused(self._under_way[0]):
             batch, answer = self._engine.receive()
         before = len(self.reaped_orphans)
         done = self._count(batch, answer)
         self._under_way.remove(batch)
         if orphans := self.reaped_orphans[before:]:
-            self._when_reaped(orphans)
+            when_reaped(orphans)
         if answer.error is not None:
             raise answer.error
         return done
 
-    def _wind_up(self, error: BaseException) -> None:
+    def _wind_up(self, error: BaseException, when_reaped: Callable[[list[bytes]], object]) -> None:
         """After a failure: see what becomes of what is under way, for the server may have done it."""
         try:
             # a server that was silent for so long is not waited for once more
             pending = 0 if isinstance(error, TimeoutError) else self._engine.pending
             while pending and self._under_way:
                 with contextlib.suppress(RedisError, ScriptingRefused):  # the first failure is told
-                    self._receive()
+                    self._receive(when_reaped)
                 # one that is refused leaves the others; where the connection is lost, none is answered
                 pending = self._engine.pending if self._engine.pending < pending else 0
         finally:
@@ -118,15 +125,24 @@ class Reaper:
         gone: list[Due] = []
         self._name_keys(batch, stayed)
         for number, subject in enumerate(batch.subjects):
-            if not isinstance(subject, Due):
+            if isinstance(subject, Joined):
+                (due,) = subject
+                if number in answer.kept:
+                    self.to_split.append(due)
+                    continue
+            elif isinstance(subject, Due):
+                due = subject
+            else:
                 continue
             if number not in stayed:
-                gone.append(subject)
+                gone.append(due)
+                if not report.dry_run:
+                    due.go()
                 continue
-            self.kept.add(subject.id)
-            if not subject.is_orphan and number in answer.kept:
+            self.kept.add(due.id)
+            if not due.is_orphan and number in answer.kept:
                 report.revived_coordinators += 1
-                logger.info("Coordinator revived, kept: %s", keys.text(subject.id))
+                logger.info("Coordinator revived, kept: %s", keys.text(due.id))
         self._give_up(batch, answer.failed)
         orphans = [due.id for due in gone if due.is_orphan]
         report.keys_deleted += answer.deleted

@@ -62,7 +62,7 @@ def batches_of_one(client: Redis, number: int) -> list[Batch]:
 def test_the_next_batch_is_sent_before_one_is_awaited(client: Redis, engine: NamedEngine) -> None:
     recorded = Recorded(engine, in_flight=2)
     report = new_report(engine.name)
-    Reaper(recorded, report, None, lambda _reaped: None).reap(batches_of_one(client, 4), lambda _done: None)
+    Reaper(recorded, report, None).reap(batches_of_one(client, 4), lambda _done: None, lambda _reaped: None)
     order = ["1 sent", "2 sent", "1 over", "3 sent", "2 over", "4 sent", "3 over", "4 over"]
     assert recorded.events == order
     assert report.keys_deleted == 4
@@ -79,7 +79,7 @@ def test_what_depends_on_others_is_asked_for_when_they_are_over(client: Redis, e
         asked.append(list(recorded.events))
         yield from batches[2:]
 
-    Reaper(recorded, new_report(engine.name), None, lambda _reaped: None).reap(in_two(), lambda _done: None)
+    Reaper(recorded, new_report(engine.name), None).reap(in_two(), lambda _done: None, lambda _reaped: None)
     assert asked == [["1 sent", "2 sent", "1 over", "2 over"]]
     order = ["1 sent", "2 sent", "1 over", "2 over", "3 sent", "4 sent", "5 sent"]
     assert recorded.events == [*order, "3 over", "4 over", "5 over"]

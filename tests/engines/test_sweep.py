@@ -1,5 +1,6 @@
 """A sweep while the fleet lives on: what changes between finding and reaping, sizes, and what is sent."""
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.sweep.batcher import WHOLE_KEYS
+from cleanup_tasks.sweep.fleet import Due
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
 from tests.support.sweeping import (
     Before,
@@ -331,3 +333,15 @@ def test_any_change_is_a_sign_of_life(
         report = sweep(client, Before(engine, lambda *_, change=change: change()))
         assert all_keys(client) >= before - {spell(b"a")}
         assert (report.keys_deleted, report.revived_coordinators, report.complete) == (0, 1, True)
+
+
+def test_a_sweep_leaves_nothing_to_the_garbage_collector(client: Redis, engine: NamedEngine) -> None:
+    """A cycle of references would leave it all coordinators, and large sweeps would end with its pause."""
+    write_acceptance_data(client, 300, 0)
+    gc.collect()
+    gc.disable()
+    try:
+        assert sweep(client, engine, orphans="report").reaped == 300
+        assert [thing for thing in gc.get_objects() if isinstance(thing, Due)] == []
+    finally:
+        gc.enable()

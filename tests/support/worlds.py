@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError
 
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
+from cleanup_tasks.servers.pipelining import LOW_LATENCY, Limits
 
 #: Ids that are parts of one another, with colons and with a hash tag.
 IDS = [b"a", b"b", b"a:1", b"w", b"w:1:x", b"{t}"]
@@ -26,6 +27,11 @@ HEARTBEATS: dict[str, bytes | int | None] = {
     "orphan": None,
     "sighted orphan": None,
 }
+#: How much is asked for at once: so much that such a world is one batch, or so little that it is many.
+LIMITS = [
+    LOW_LATENCY,
+    *(Limits(scan_count=10, read_keys=3, batch_keys=number, in_flight=0) for number in (1, 2, 4)),
+]
 #: What happens to a coordinator in the middle of a sweep.
 EVENTS = ("beats", "works", "restarts", "dies")
 
@@ -49,6 +55,11 @@ class World:
                 values[keys.activity(id_)] = b"%d" % (now_ms - STALE_MS)
         return values
 
+    def shows(self, coordinator: bytes) -> bool:
+        """Whether a sweep knows one of the coordinators whatever happens to it."""
+        names = {keys.signal(coordinator), keys.activity(coordinator)}
+        return self.coordinators[coordinator] != "orphan" or not names.isdisjoint(self.related)
+
     def sightings(self, now_ms: int) -> dict[Any, Any]:
         """When the orphans were seen that were seen before."""
         sighted = [id_ for id_, kind in self.coordinators.items() if kind == "sighted orphan"]
@@ -60,8 +71,27 @@ def _with_times(key: bytes, now_ms: int) -> bytes:
     return key.replace(b"$OLD", b"%d" % (now_ms - STALE_MS)).replace(b"$YOUNG", b"%d" % (now_ms - YOUNG_MS))
 
 
+def worlds() -> st.SearchStrategy[World]:
+    """Worlds with something of everything, and worlds in which many are stale and share records."""
+    return mixed_worlds() | crowds()
+
+
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def crowds(draw: st.DrawFn) -> World:
+    """Stale coordinators with messages between any two of them, one or two perhaps of another kind."""
+    coordinators = dict.fromkeys(IDS, "stale") | draw(
+        st.dictionaries(st.sampled_from(IDS), st.sampled_from(sorted(HEARTBEATS)), max_size=2)
+    )
+    id_ = st.sampled_from(IDS)
+    messages = st.tuples(id_, id_, st.sampled_from([b"$OLD", b"$OLD", b"$OLD", b"$YOUNG"])).map(
+        lambda parts: keys.IDEMPOTENCY + b"%s:%s:done:3:%s" % parts
+    )
+    acks = id_.map(lambda id_: keys.ACK + id_ + b":stop")
+    return World(coordinators, frozenset(draw(st.lists(messages | acks, min_size=4, max_size=12))))
+
+
+@st.composite
+def mixed_worlds(draw: st.DrawFn) -> World:
     """Some of the ids, and keys of all families that name them and others."""
     coordinators = draw(
         st.dictionaries(st.sampled_from(IDS), st.sampled_from(sorted(HEARTBEATS)), min_size=1)
@@ -78,8 +108,14 @@ def worlds(draw: st.DrawFn) -> World:
     return World(coordinators, frozenset(draw(st.lists(related, max_size=12))))
 
 
-def may_own(coordinator: bytes, key: bytes) -> bool:
-    """Whether a key may be a coordinator's, in other words than the product's rule."""
+def may_own(coordinator: bytes, key: bytes, *, is_known: bool = True) -> bool:
+    """Whether a key may be a coordinator's, in other words than the product's rule.
+
+    One of whom a sweep saw neither a heartbeat nor a sighting, signal or activity is not known, and may own
+    only what can be nobody else's: docs/safety.md says so.
+    """
+    if not is_known and (b":" in coordinator or key.count(b":") not in (3, 6)):
+        return False
     if key.startswith(keys.IDEMPOTENCY):
         return b":%s:" % coordinator in b":%s:" % key.removeprefix(keys.IDEMPOTENCY)
     if key.startswith(keys.ACK):

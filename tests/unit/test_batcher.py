@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Batch
 from cleanup_tasks.rules import keys
-from cleanup_tasks.sweep.batcher import WHOLE_KEYS, Batcher
+from cleanup_tasks.sweep.batcher import WHOLE_KEYS, Batcher, Joined
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 BATCH_KEYS = 300
@@ -127,6 +127,35 @@ def test_a_guard_is_asked_for_once_in_a_batch() -> None:
     assert all(len(guards) == 4 for guards in batch.group_guards[: len(others)])
 
 
+def test_a_record_goes_in_one_group_with_the_last_of_its_owners() -> None:
+    a, b, c, d = (stale(id_) for id_ in (b"a", b"b", b"c", b"d"))
+    with_a, with_c = b"blocking:idempotency:a:b:done:1:2", b"blocking:idempotency:c:b:done:1:2"
+    share(with_a, b, a)
+    share(with_c, b, c)
+    a.go()
+    (batch,) = cut(b, c, d)
+    # the one who has gone must be absent still, and whoever is there yet is compared by value
+    separate, last, *_ = batch.group_keys()
+    assert (separate, batch.subjects[0]) == ([with_c], (b, c))
+    assert (last[0], last[-1], batch.subjects[1]) == (with_a, keys.heartbeat(b"b"), Joined((b,)))
+    gone = {(keys.heartbeat(b"a"), ABSENT, b""), (keys.activity(b"a"), ABSENT, b"")}
+    assert guards_of(batch, 1) == guards_by_heartbeat(b"b") | gone
+    # when one of all has changed, each goes alone
+    split, alone, *_ = cut(b, joins=False)[0].group_keys()
+    assert (split, with_a in alone) == ([with_a], False)
+
+
+def test_a_record_waits_until_it_is_known_what_became_of_the_other_owner() -> None:
+    a, b = stale(b"a"), stale(b"b")
+    share(b"blocking:idempotency:a:b:done:1:2", b, a)
+    stream: list[Batch | None] = []
+    for batch in Batcher(Fleet(), {}, 1, dry_run=False, keep_heartbeats=False, blocked=set()).batches([a, b]):
+        stream.append(batch)
+        if batch is None:
+            a.go()
+    assert [batch and batch.subjects for batch in stream] == [[a], None, [Joined((b,))]]
+
+
 def test_in_a_dry_run_whoever_would_be_gone_is_no_guard() -> None:
     """Of an earlier generation: a real sweep would have deleted what it is judged by."""
     a = stale(b"a")
@@ -199,6 +228,16 @@ def test_who_is_blocked_keeps_all_and_whoever_is_blocked_meanwhile() -> None:
     blocked.add(b"150")
     ids = {subject.id for batch in batches_in([first, *batches]) for subject in batch.subjects}
     assert ids == {one.id for one in due} - {b"150"}
+
+
+def test_what_a_blocked_one_shares_goes_all_the_same() -> None:
+    """Else nobody would find it any more once its other owners have gone."""
+    a, b = stale(b"a", b"blocking:ack:a:1"), stale(b"b")
+    record = b"blocking:idempotency:a:b:done:1:2"
+    share(record, a, b)
+    (batch,) = cut(a, b, blocked={b"a"})
+    assert batch.group_keys()[0] == [record]
+    assert batch.subjects == [(a, b), b]
 
 
 def test_who_is_blocked_by_one_of_its_parts_keeps_its_heartbeat() -> None:
