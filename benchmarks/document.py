@@ -5,6 +5,7 @@ The text is in performance.md beside this file.
 
 import json
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.ticker import LogLocator
 from benchmarks.dataset import Dataset
 from benchmarks.goals import goal_table
 from benchmarks.plan import BEFORE, COMMANDS, FLOOR, IDLE, LUA, MIDDLE, PYTHON, REPORT, ROOT
-from benchmarks.results import Case, Results, number
+from benchmarks.results import LONGEST, Case, Results, number
 
 #: Title of a panel of the plot, what its vertical axis shows, group and figure.
 PANELS = (
@@ -46,6 +47,14 @@ def draw(results: Results, path: Path) -> None:
     plot.savefig(path, dpi=100)
 
 
+def longest(results: Results, sizes: Container[int]) -> str:
+    """The longest command of all sweeps of so many coordinators, in ms."""
+    sweeps = [
+        case for case in results.rounds if case.way.startswith((LUA, PYTHON)) and case.group != "clients"
+    ]
+    return number(max(results.value(c, LONGEST) for c in sweeps if c.dataset.coordinators in sizes))
+
+
 def page(figures: dict[str, Any], results: Results) -> str:
     """The text, with figures of the largest data sets."""
     largest = {case.group: case.dataset for case in results.rounds}  # which are measured last
@@ -61,10 +70,14 @@ def page(figures: dict[str, Any], results: Results) -> str:
         few=few,
         many=many,
         seconds={way: value("fleet", fleet, way, "wall ms", 1000) for way in (FLOOR, LUA, PYTHON, REPORT)},
-        quiet_s=value("nothing-stale", largest["nothing-stale"], LUA, "wall ms", 1000),
+        quiet_s={
+            way: value("nothing-stale", largest["nothing-stale"], way, "wall ms", 1000)
+            for way in (LUA, REPORT)
+        },
         p99={way: value("clients", fleet, way, "p99 ms") for way in (IDLE, LUA, PYTHON)},
-        longest_ms=value("fleet", fleet, LUA, "longest ms"),
+        longest_ms=[longest(results, range(fleet.coordinators + 1)), longest(results, [many.coordinators])],
         microseconds=[value("acceptance", d, LUA, "wall ms", d.doomed / 1000) for d in (few, many)],
+        fleet_mb=value("fleet", fleet, REPORT, "peak MB"),
         peak_mb=[value("acceptance", d, LUA, "peak MB") for d in (few, many)],
         start_s=value("fleet", fleet, LUA, "start ms", 1000),
         tables="\n\n".join(results.tables()),

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from cleanup_tasks.cli.sweeping import Ended
 from cleanup_tasks.reporting.durations import in_words
-from cleanup_tasks.reporting.log import utc
+from cleanup_tasks.reporting.log import not_noted, utc
 from cleanup_tasks.reporting.report import Report
 
 DRY_RUN = "[DRY-RUN]"
@@ -81,6 +81,8 @@ def _orphans(ended: Ended) -> str:
     if report.next_orphan_due_seconds is not None:
         due = in_words(report.next_orphan_due_seconds)
         text += f"; {report.orphaned_coordinators_waiting:,} seen too recently (due in {due})"
+    if report.orphans_not_noted:
+        text += f"; {not_noted(report)}"
     return text
 
 

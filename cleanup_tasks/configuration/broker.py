@@ -3,8 +3,12 @@
 import json
 import os
 import re
+from collections.abc import Set
 from typing import Annotated, Literal
 
+from celery.app.backends import BACKEND_ALIASES
+from celery.utils.imports import load_extension_class_names
+from kombu.transport import TRANSPORT_ALIASES
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from cleanup_tasks.configuration.environment import Environment, SecretFile
@@ -27,6 +31,32 @@ _URL_OF = {
     "celery_broker_transport_options": "celery_broker_url",
     "celery_result_backend_transport_options": "celery_result_backend",
 }
+#: A class of Python in the place of a scheme.
+_CLASS = re.compile(r"[^\W\d]\w*(\.\w+)*[.:][^\W\d]\w*")
+
+
+def _check_broker(url: str) -> None:
+    """Raise ValueError where Celery would take a URL for the name of a host, or does not know its scheme."""
+    scheme, mark, _ = url.partition("://")
+    if not mark:
+        raise ValueError("it has no ://")
+    _check(scheme, {*TRANSPORT_ALIASES})
+
+
+def _check_backend(url: str) -> None:
+    """The same of a result backend, which may also be a name or a class alone."""
+    name, mark, _ = url.partition("://")
+    names = {*BACKEND_ALIASES, *dict(load_extension_class_names("celery.result_backends"))}
+    if not (mark or name in names or _CLASS.fullmatch(name)):
+        raise ValueError("it has no ://")
+    _check(name, names)
+
+
+def _check(scheme: str, names: Set[str]) -> None:
+    """Raise ValueError where nobody knows the scheme; of ``db+sqlite`` the first part counts."""
+    name = scheme.partition("+")[0]
+    if name not in names and name.lower() not in names and not _CLASS.fullmatch(name):
+        raise ValueError("Celery doesn't know the URL's scheme")
 
 
 class CelerySettings(Environment):
@@ -45,9 +75,12 @@ class CelerySettings(Environment):
 
     @field_validator(*(f"{url}{where}" for url in _URL_OF.values() for where in ("", "_file")))
     @classmethod
-    def _known_to_celery(cls, value: SecretStr | None) -> SecretStr | None:
+    def _known_to_celery(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value and _OUR_SCHEME.match(value.get_secret_value()):
             raise ValueError("Celery doesn't know the URL")
+        if value:
+            is_broker = str(info.field_name).startswith("celery_broker")
+            (_check_broker if is_broker else _check_backend)(value.get_secret_value())
         return value
 
     @field_validator(*(f"{url}_file" for url in _URL_OF.values()))

@@ -99,6 +99,8 @@ def log_report(report: Report) -> None:
     if report.next_orphan_due_seconds is not None:
         due = in_words(report.next_orphan_due_seconds)
         info("  Orphaned coordinators waiting: %d (due in %s)", report.orphaned_coordinators_waiting, due)
+    if report.orphans_not_noted:
+        info("  Orphaned coordinators: %s", not_noted(report))
     info("  Keys deleted: %d%s", report.keys_deleted, would)
     info("  Cleanup errors: %d", report.cleanup_errors)
     info("  Execution time: %dms", report.execution_time_ms)
@@ -115,6 +117,12 @@ def log_report(report: Report) -> None:
         info("Cleanup completed successfully")
     if report.complete and report.unreadable_heartbeats == report.total_coordinators_checked > 0:
         logger.warning("No heartbeat could be read, so nobody was judged; --explain shows why")
+
+
+def not_noted(report: Report) -> str:
+    """How many orphans nobody has noted yet, and what would do it."""
+    which = "real" if report.dry_run else "later"
+    return f"{report.orphans_not_noted:,} not noted yet (a {which} sweep with --orphans reap does that)"
 
 
 def log_failure(why: str, *, connected: bool) -> None:

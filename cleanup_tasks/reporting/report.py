@@ -84,7 +84,7 @@ class Report(BaseModel):
     #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
     orphaned_coordinators_found: int = 0
     orphaned_coordinators_reaped: int = 0
-    #: Orphans that were sighted too short a time ago to be reaped; 0 where none is to be reaped.
+    #: Orphans that were noted too short a time ago to be reaped; 0 where none is to be reaped.
     orphaned_coordinators_waiting: int = 0
     #: Seconds until the first of these may be reaped, or None.
     next_orphan_due_seconds: int | None = None
@@ -95,6 +95,8 @@ class Report(BaseModel):
 
     #: Coordinators whose heartbeat this attempt removed; not shown.
     reaped: int = Field(default=0, exclude=True)
+    #: Orphans that a later sweep has to note before they can be reaped; not shown.
+    orphans_not_noted: int = Field(default=0, exclude=True)
 
     def add(self, previous: PreviousAttempts) -> None:
         """Count what earlier attempts did, so that the report speaks of all of them."""

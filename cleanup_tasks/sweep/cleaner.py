@@ -77,6 +77,7 @@ class Cleaner:
         waiting = sightings.seconds_to_wait(orphans, now_ms)
         self._report.orphaned_coordinators_waiting = len(waiting)
         self._report.next_orphan_due_seconds = min(waiting, default=None)
+        self._report.orphans_not_noted = sightings.not_noted(orphans)
 
     def _clean_generation(self, *, orphans: bool) -> set[bytes]:
         """Collect and have deleted what belongs to those that are due; returns the orphans met on the way."""

@@ -51,7 +51,7 @@ class Explained:
     #: In seconds by the server's clock; None where there is none, or none that can be read.
     heartbeat_age_s: int | None = None
     activity_age_s: int | None = None
-    #: Of an orphan: how long ago it was first seen, and how long it has to wait; None where it never goes.
+    #: Of an orphan: how long ago it was first seen, and how long it has to wait; None where nobody noted it.
     sighted_age_s: int | None = None
     due_in_s: int | None = None
     keys: list[Key] = field(default_factory=list)
@@ -158,6 +158,9 @@ class Explanation:
             )
         orphan = Explained(id_, "orphaned", goes=self._fleet.coordinators.get(id_) is not None, reason="")
         orphan.sighted_age_s = self._sightings.age_s(id_, now_ms)
+        if orphan.sighted_age_s is None:
+            orphan.reason = "no heartbeat, not noted yet; a real sweep with --orphans reap does that"
+            return orphan
         (orphan.due_in_s,) = self._sightings.seconds_to_wait([id_], now_ms) or [0]
         if orphan.goes:
             orphan.reason = f"no heartbeat for more than {in_words(self._options.threshold_s)}"

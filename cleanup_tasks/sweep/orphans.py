@@ -101,9 +101,13 @@ class Sightings:
         sighted_ms = self._sighted.get(orphan)
         return None if sighted_ms is None else (now_ms - int(sighted_ms)) // 1000
 
+    def not_noted(self, orphans: Set[bytes]) -> int:
+        """How many are not noted: a dry run notes none, and no more are noted than there is room for."""
+        return len(orphans - self._sighted.keys())
+
     def seconds_to_wait(self, orphans: Iterable[bytes], now_ms: int) -> list[int]:
         """How long those that were sighted too short a time ago have to wait; the others are left out."""
-        sighted_ms = (int(self._sighted.get(id_, now_ms)) for id_ in orphans)
+        sighted_ms = (int(self._sighted[id_]) for id_ in orphans if id_ in self._sighted)
         waited_s = ((now_ms - ms) // 1000 for ms in sighted_ms if not is_older(ms, now_ms, self._threshold_s))
         return [max(0, self._threshold_s - seconds) for seconds in waited_s]
 

@@ -169,10 +169,12 @@ class Reaper:
         """Name each key that went; of signals and activities nobody has seen whether they were there."""
         if not logger.isEnabledFor(logging.DEBUG):
             return
-        text = "[DRY-RUN] Key would be deleted" if self._report.dry_run else "Key deleted"
+        dry_run = self._report.dry_run
+        text = "[DRY-RUN] Key would be deleted" if dry_run else "Key deleted"
+        if_there = ", if it is there" if dry_run else ", if it was there"
         for number, group in enumerate(batch.group_keys()):
             for key in group if number not in stayed else ():
-                unsure = ", if it was there" if key.startswith(keys.WHOLE_ID) else ""
+                unsure = if_there if key.startswith(keys.WHOLE_ID) else ""
                 logger.debug("%s%s: %s", text, unsure, keys.text(key))
 
     def _name_orphans(self, reaped: list[bytes]) -> None:

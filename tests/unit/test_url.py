@@ -179,6 +179,46 @@ def test_celery_can_not_use_a_cluster(name: str, scheme: str, monkeypatch: pytes
     assert SECRET not in message
 
 
+BACKENDS = ["rpc", "disabled://", "cache+memory://", "db+sqlite:///x", "file:///x", "some.module:Class"]
+BROKERS = [
+    "memory://",
+    "filesystem://",
+    "sqla+sqlite:///x",
+    "Redis://h",
+    "amqp://h;amqp://i",
+    "pack.mod:Class://",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_known"),
+    [
+        *(("CELERY_RESULT_BACKEND", value, True) for value in ["rpc://", "redis+socket:///s", *BACKENDS]),
+        *(("CELERY_BROKER_URL", value, True) for value in ["sentinel://h;sentinel://i", *BROKERS]),
+        *(
+            (name, value, False)
+            for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
+            for value in (f"{SECRET}@h:6379/1", "h:6379", "localhost", f"reds://{SECRET}@h", "http://h")
+        ),
+        ("CELERY_BROKER_URL", "rpc", False),
+    ],
+)
+def test_celery_knows_the_url(name: str, value: str, is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    if name == "CELERY_BROKER_URL" and value.startswith("sentinel"):
+        monkeypatch.setenv("CELERY_BROKER_TRANSPORT_OPTIONS", '{"master_name": "m"}')
+    if is_known:
+        settings = CelerySettings.read()
+        assert value in (settings.broker_url, settings.result_backend)
+        return
+    with pytest.raises(InvalidSettings) as refusal:
+        CelerySettings.read()
+    message = str(refusal.value)
+    assert message.startswith(f"invalid settings: {name}: a URL that Celery knows")
+    assert ("(it has no ://)" in message) == ("://" not in value)
+    assert SECRET not in message
+
+
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_URL", f"redis+sentinel://u:{SECRET}@h/main")
     settings = load_settings()

@@ -245,10 +245,16 @@ def test_verbose_names_the_keys(server: Server, client: Redis) -> None:
     assert "Key deleted: blocking:heartbeat:test-coordinator-0" in lines
     assert "Key deleted, if it was there: blocking:signal:test-coordinator-0" in lines
     assert "[DRY-RUN] Key would be deleted: blocking:heartbeat:test-coordinator-0" in announced
+    assert "[DRY-RUN] Key would be deleted, if it is there: blocking:signal:test-coordinator-0" in announced
 
 
 def test_an_orphan_that_waits_is_counted(server: Server, client: Redis) -> None:
     client.set(keys.signal(b"ghost"), "1")
+    # a dry run notes nobody, so nobody waits
+    foreseen = run_command(server.url, "--orphans", "reap", "--dry-run").stdout
+    told = "[DRY-RUN]   Orphaned coordinators: 1 not noted yet (a real sweep with --orphans reap does that)"
+    assert told in foreseen
+    assert "waiting" not in foreseen
     report = json.loads(run_command(server.url, "--orphans", "reap", "--json").stdout)
     assert (report["orphanedCoordinatorsFound"], report["orphanedCoordinatorsReaped"]) == (1, 0)
     assert (report["orphanedCoordinatorsWaiting"], report["nextOrphanDueSeconds"]) == (1, 600)

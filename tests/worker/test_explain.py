@@ -93,7 +93,8 @@ def test_an_orphan_and_its_sighting(server: Server, fleet: Redis) -> None:
     now_ms = server_time_ms(fleet)
     reap = ("ghost", "--orphans", "reap")
     first = explained(server, *reap)["ghost"]
-    assert (first["goes"], first["sightedAgeSeconds"], first["dueInSeconds"]) == (False, None, 600)
+    assert (first["goes"], first["sightedAgeSeconds"], first["dueInSeconds"]) == (False, None, None)
+    assert first["reason"].startswith("no heartbeat, not noted yet")
     fleet.hset(keys.SIGHTINGS, "ghost", now_ms - 300_000)
     waiting = explained(server, *reap)["ghost"]
     assert waiting["goes"] is False
