@@ -28,8 +28,9 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
 
     It is for the end of the module that makes the application. Whatever the application has stays as it is:
     other tasks, routes, annotations and entries, and time limits that it has for all tasks. To call it again
-    with the same arguments changes nothing. A configuration that the application reads later, by
-    ``config_from_object``, is added to as well; an assignment to ``app.conf`` that comes later replaces.
+    with the same arguments changes nothing. Where Celery has not read the configuration yet, which it does
+    once and late, this waits for it: handlers of the application and ``config_from_object`` may still come.
+    An assignment to ``app.conf`` that comes after the configuration was read replaces what this has added.
 
     Args:
         app: the application.
@@ -39,24 +40,27 @@ def install(app: Celery, *, queue: str | None = None, interval: float | None = N
             but where ``beat_schedule`` has a cleanup already, for nothing more than that.
 
     Raises:
-        ValueError: the application says otherwise about our tasks, or a value is not what it should be;
-            nothing was changed.
+        ValueError: a value is not what it should be, or the configuration was read already and says otherwise
+            about our tasks; nothing was changed. One that is read later and says otherwise is a line of the
+            level ERROR in the log.
     """
     if interval is not None and not is_interval(interval):
         raise ValueError(f"interval: a number of seconds, 1 to {MAX_INTERVAL_S}, not {interval!r}")
     if queue is not None and not (isinstance(queue, str) and queue):
         raise ValueError(f"queue: the name of a queue, not {queue!r}")
-    _add(app, queue, interval)
+    # to read app.conf would have Celery read the configuration, ahead of what the application still says
+    if app.configured:
+        _add(app, queue, interval)
 
-    def add_again(**_: Any) -> None:
-        """To another configuration that the application reads later, by which Celery replaces the first."""
+    def add(**_: Any) -> None:
+        """Whenever Celery has read the configuration, each of which replaces the one before."""
         try:
             _add(app, queue, interval)
         except ValueError as conflict:
             logger.error("No cleanup was added to the configuration that was read last: %s", conflict)
 
     app.on_after_configure.disconnect(dispatch_uid=MODULE)
-    app.on_after_configure.connect(add_again, weak=False, dispatch_uid=MODULE)
+    app.on_after_configure.connect(add, weak=False, dispatch_uid=MODULE)
 
 
 def _add(app: Celery, queue: str | None, interval: float | None) -> None:

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +344,68 @@ def test_a_configuration_that_is_read_later(arguments: dict[str, str], times: in
                 assert later.conf[name] == first.conf[name]
         assert later.conf.beat_schedule.keys() == {"nightly", ENTRY}
         assert seen(later, *TASKS) == seen(first, *TASKS)
+
+
+def handle(app: Celery, calls: list[str]) -> None:
+    """A handler of the host's, which gives its beat an entry."""
+
+    @app.on_after_configure.connect(weak=False)  # type: ignore[untyped-decorator]
+    def setup_periodic_tasks(sender: Celery, **_: Any) -> None:
+        calls.append(sender.conf.timezone)
+        sender.add_periodic_task(60, sender.signature("shop.price"), name="periodic")
+
+
+STEPS: dict[str, Callable[[Celery, list[str]], Any]] = {
+    "install": lambda app, _: install(app, queue="maintenance", interval=60),
+    "handler": handle,
+    "read": lambda app, _: app.config_from_object(LATER),
+    "assign": lambda app, _: app.conf.update(LATER),
+    "periodic": lambda app, _: app.add_periodic_task(60, app.signature("shop.price"), name="periodic"),
+    "defaults": lambda app, _: app.add_defaults({"task_compression": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"broker": "memory://"}], ids=str)
+@pytest.mark.parametrize(
+    "order",
+    [
+        "read install handler",
+        "assign install handler",
+        "install handler assign",
+        "handler install read",
+        "install handler read",
+        "periodic install read",
+        "defaults install read",
+        "read install defaults periodic",
+    ],
+)
+def test_what_celery_does_once_is_done_once(order: str, arguments: dict[str, str]) -> None:
+    """Handlers of its configuration, defaults and periodic tasks: all is as it is without `install`."""
+    names = order.split()
+    with (
+        Celery("host", set_as_current=False, **arguments) as host,
+        Celery("untouched", set_as_current=False, **arguments) as other,
+    ):
+        calls: dict[Celery, list[str]] = {host: [], other: []}
+        for app in (host, other):
+            for name in names:
+                if app is host or name != "install":
+                    STEPS[name](app, calls[app])
+        assert not host.configured
+        assert host.conf.beat_schedule.keys() - {ENTRY} == other.conf.beat_schedule.keys()
+        assert ENTRY in host.conf.beat_schedule
+        assert host.conf.task_compression == other.conf.task_compression
+        assert calls[host] == calls[other] == ["Europe/Berlin"] * names.count("handler")
+        assert {queue for queue, _ in seen(host, *TASKS)} == {"maintenance"}
+
+
+@pytest.mark.parametrize("arguments", [{"interval": 0}, {"queue": ""}], ids=str)
+def test_a_wrong_argument_is_refused_at_once(arguments: dict[str, Any]) -> None:
+    with Celery("host", broker="memory://", set_as_current=False) as app:
+        with pytest.raises(ValueError):
+            install(app, **arguments)
+        assert not app.configured
+        assert ENTRY not in app.conf.beat_schedule
 
 
 def test_a_conflict_with_a_configuration_that_is_read_later(caplog: pytest.LogCaptureFixture) -> None:
