@@ -107,7 +107,7 @@ def in_words(result: dict[str, Any]) -> str:
     if result["status"] != "SUCCESS":
         return f"A sweep failed: {metrics}"
     if metrics["skipped"]:
-        return f"Skipped: {metrics['skipped']}."
+        return f"Skipped, which is no fault: {metrics['skipped']}."
     dead, keys = metrics["staleCoordinatorsFound"], metrics["keysDeleted"]
     found = f"{metrics['totalCoordinatorsChecked']:,} checked, {dead:,} dead"
     if metrics["dryRun"]:

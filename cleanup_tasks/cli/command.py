@@ -102,7 +102,11 @@ SHORT_THRESHOLD_S = 60
     help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
     "textfile collector (*.prom).",
 )
-@click.option("--verbose", is_flag=True, help="Print the log, with a line for each coordinator and each key.")
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="Print the log, with a line for each coordinator and each key; with --explain, show everybody.",
+)
 @click.version_option(package_name="blocking-coordination-cleanup")
 def command(
     dry_run: bool,
@@ -196,7 +200,8 @@ def _warn_of_short_threshold(options: Options) -> None:
     if options.threshold_s < SHORT_THRESHOLD_S:
         with about(options.target):
             logger.warning(
-                "The threshold is %s: a coordinator that is only slow for so long counts as dead",
+                "The threshold is only %s: a coordinator that is silent for longer counts as dead, even if "
+                "it is only slow",
                 in_words(options.threshold_s),
             )
 

@@ -64,7 +64,7 @@ def _find(target: str, settings: Settings) -> Found:
 
 def listing(found: list[Found]) -> Table:
     """For people."""
-    table = table_of("Target", "Redis", "Server", "Last sweep")
+    table = table_of("Target", "Redis", "Server", "Beat's last sweep")
     for each in found:
         last_sweep = "unknown" if each.last_sweep_s is None else f"{in_words(each.last_sweep_s, 1)} ago"
         table.add_row(each.target, each.redis, each.server or f"not reachable: {each.error}", last_sweep)

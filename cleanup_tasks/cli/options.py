@@ -44,7 +44,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no t
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if seconds > MAX_SECONDS:
-            self.fail(f"{value!r} is too long, at most {MAX_SECONDS} seconds", param, ctx)
+            self.fail(f"{value!r} is too long; at most {MAX_SECONDS} seconds", param, ctx)
         return seconds
 
 

@@ -32,7 +32,7 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
     if not (report.complete or report.held):
         steps = _number(report.cleanup_errors, "step")
         unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
-        rows.append(("Unfinished", f"{unknown}the next run goes on"))
+        rows.append(("Unfinished", f"{unknown}the next run does the rest"))
     if report.revived_coordinators:
         rows.append(
             ("Kept", f"{_number(report.revived_coordinators, 'coordinator')} that came back meanwhile")
@@ -56,8 +56,11 @@ def _end_of_hold(report: Report) -> str:
 
 def _checked(ended: Ended) -> str:
     report = ended.report
-    # the unreadable have a line of their own
-    counted = [(report.active_coordinators, "active"), (report.stale_coordinators_found, "stale")]
+    counted = [
+        (report.active_coordinators, "active"),
+        (report.stale_coordinators_found, "stale"),
+        (report.unreadable_heartbeats, "unreadable"),
+    ]
     kinds = ", ".join(f"{number:,} {kind}" for number, kind in counted if number)
     coordinators = _number(report.total_coordinators_checked, "coordinator")
     return f"{coordinators} in {in_words(report.execution_time_ms / 1000)}" + (f": {kinds}" if kinds else "")

@@ -23,6 +23,9 @@ ERRORS = 2
 #: Nothing was deleted, since nobody seemed to be alive.
 HELD = 3
 SIGNALLED = 128
+AFTER_INTERRUPTION = (
+    ". What was deleted stays deleted. The next run reads everything again and deletes the rest."
+)
 #: From the best to the worst.
 _STATUSES = (0, HELD, NO_CONNECTION, ERRORS)
 
@@ -95,7 +98,7 @@ def _sweep(options: Options, stopping: Stopping, bar: Console | None) -> Ended:
         logger.debug("Unexpected", exc_info=True)  # its text was logged where the sweep ended
         status = ERRORS
     except KeyboardInterrupt as interrupt:  # where that was a signal, the exit status is the signal's
-        logger.error("Cleanup interrupted: %s", interrupt)
+        logger.error("Cleanup interrupted: %s%s", interrupt, "" if options.dry_run else AFTER_INTERRUPTION)
         status = ERRORS if begun[-1].connected else NO_CONNECTION
     report = begun[-1].report
     if report.held and not status:

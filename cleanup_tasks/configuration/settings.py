@@ -93,7 +93,8 @@ class LogSettings(Environment):
         str, Field(title="where the log is written to", description="a path; empty for no file")
     ] = "~/.claude-flow/logs/blocking-cleanup.log"
     cleanup_log_format: Annotated[
-        Literal["keyvalue", "json"], Field(description="keyvalue or json, the form of the summary line")
+        Literal["keyvalue", "json"],
+        Field(title="the form of the summary line", description="keyvalue or json"),
     ] = "keyvalue"
     cleanup_max_reported_ids: Annotated[
         int, Field(title="how many ids a report lists", ge=0, description="a whole number, 0 or more")

@@ -131,7 +131,7 @@ def _read_file(given: _AllGiven, wrong: _Faults) -> None:
 def unknown(name: str, known: Iterable[str]) -> str:
     """That a target is not known; what is no name may be a URL with a password, and is not repeated."""
     if _NAME.fullmatch(name):
-        return f"{name!r} is {not_known(name, known)}"
+        return f"no target is called {name!r}{not_known(name, known).removeprefix('not known')}"
     return f"{NAMES}; known are {', '.join(known)}"
 
 

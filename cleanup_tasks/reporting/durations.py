@@ -5,7 +5,7 @@ import re
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _UNIT = {"min": "m", "sec": "s"}
 #: A number of seconds, or numbers with units, the largest first.
-_FORM = re.compile(r"(\d{1,9})|(?:\d{1,9} ?(?:d|h|min|m|sec|s) ?)+", re.ASCII | re.IGNORECASE)
+_FORM = re.compile(r"(\d{1,99})|(?:\d{1,99} ?(?:d|h|min|m|sec|s) ?)+", re.ASCII | re.IGNORECASE)
 _PART = re.compile(r"(\d+) ?([a-z]+)", re.IGNORECASE)
 
 EXAMPLES = "600, 90s, 10m, 1h30m or 2d"

@@ -110,7 +110,9 @@ def log_report(report: Report) -> None:
     if report.held:
         _log_hold(report, dry)
     elif not report.complete:
-        logger.error("%sCleanup incomplete: the next run goes on", dry)
+        # people are told by a row of the summary, beside the line that says why
+        extra = DETAIL if report.failure else None
+        logger.error("%sCleanup incomplete: the next run goes on", dry, extra=extra)
     elif report.dry_run:
         info("Cleanup completed successfully: would delete %d keys, deleted none", report.keys_deleted)
     else:

@@ -249,10 +249,10 @@ def test_who_only_sends_needs_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("eu", "target: the name of a configured target ('eu' is not known; did you mean eu-1?)"),
-        ("asia", "('asia' is not known; known are eu-1, us)"),
-        (None, "('default' is not known; known are eu-1, us)"),
-        ("", "('default' is not known; known are eu-1, us)"),
+        ("eu", "target: the name of a configured target (no target is called 'eu'; did you mean eu-1?)"),
+        ("asia", "(no target is called 'asia'; known are eu-1, us)"),
+        (None, "(no target is called 'default'; known are eu-1, us)"),
+        ("", "(no target is called 'default'; known are eu-1, us)"),
         (1, "target: the name of a configured target (not 1)"),
         ("redis://:secret@eu", f"({targets.NAMES}; known are eu-1, us)"),
         ("x" * 41, f"({targets.NAMES}; known are eu-1, us)"),

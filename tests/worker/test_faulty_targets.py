@@ -95,7 +95,7 @@ def host(broker: Server, server: Server, silent: socket.socket, tmp_path: Path) 
 def test_a_fault_of_one_target_is_told_and_counted(host: Host, server: Server) -> None:
     host.fails("bad", "^invalid settings: COORDINATION_REDIS_URL_FILE__BAD: ", FROM_BEAT)
     host.fails("ends", r"CREDENTIAL_PROVIDER__ENDS: .*SystemExit\('no token'\)", FROM_BEAT)
-    host.fails("gone", "'gone' is not known", FROM_BEAT)
+    host.fails("gone", "no target is called 'gone'", FROM_BEAT)
     host.fails("redis://:hidden@h", "a target's name has")
     assert host.send("good")["complete"]
     assert host.count("bad") == host.count("ends") == {"success": 0, "failed": 1, "retried": 0}
@@ -106,7 +106,7 @@ def test_a_fault_of_one_target_is_told_and_counted(host: Host, server: Server) -
     expected = (
         "[bad] Cleanup failed: invalid settings: COORDINATION_REDIS_URL_FILE__BAD: ",
         "[ends] Cleanup failed: invalid settings: COORDINATION_REDIS_CREDENTIAL_PROVIDER__ENDS: ",
-        "Cleanup failed: invalid arguments: target: the name of a configured target ('gone' is not known",
+        "Cleanup failed: invalid arguments: target: the name of a configured target (no target is called 'g",
         "Cleanup failed: invalid arguments: target: the name of a configured target (a target's name has",
     )
     assert len(told) == len(expected)

@@ -15,6 +15,10 @@ from tests.support.command import run_command
     ("arguments", "message"),
     [
         (
+            ["--stale-threshold", "99999999999999"],
+            "'--stale-threshold': '99999999999999' is too long; at most 999999999 seconds",
+        ),
+        (
             ["--stale-threshold", "-1"],
             "'--stale-threshold': '-1' is not a duration; write for example 600, 90s",
         ),

@@ -186,8 +186,8 @@ def test_where_they_are(environment: dict[str, str], targets: tuple[Server, Runn
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--target", "healthier"), "--target: 'healthier' is not known; did you mean healthy?"),
-        (("--target", "asia"), "'asia' is not known; known are cluster, down, healthy"),
+        (("--target", "healthier"), "--target: no target is called 'healthier'; did you mean healthy?"),
+        (("--target", "asia"), "no target is called 'asia'; known are cluster, down, healthy"),
         (
             (),
             "no target is called 'default': choose one with --target NAME, or --all-targets "

@@ -206,7 +206,7 @@ def test_nobody_sees_a_url(running: Running) -> None:
 def test_an_unknown_one_is_refused_in_the_worker_too(running: Running) -> None:
     with pytest.raises(ValueError, match="did you mean healthy"):
         running.fleet.run(target="healthier")
-    with pytest.raises(ValueError, match="'default' is not known; known are cluster, down, healthy"):
+    with pytest.raises(ValueError, match="no target is called 'default'; known are cluster, down, healthy"):
         running.fleet.run()
 
 
