@@ -143,7 +143,7 @@ def _key(key: Key, owner: bytes) -> Text:
     if kept_by:
         text.append(f" (also owned by {_owners(kept_by)})")
     elif key.shared_with:
-        text.append(f" (also owned by {', '.join(map(shown, key.shared_with))})")
+        text.append(f" (also owned by {_owners(key.shared_with, len(key.shared_with))})")
     return text
 
 

@@ -34,8 +34,8 @@ class Key:
     name: bytes
     #: Whether a sweep would delete it, if nothing changes before.
     goes: bool
-    #: The other owners.
-    shared_with: list[bytes]
+    #: The other owners, and what they are.
+    shared_with: dict[bytes, str]
     #: The owners for which it stays, and what they are.
     kept_by: dict[bytes, str]
 
@@ -182,15 +182,14 @@ class Explanation:
             known, unknown, _ = keys.owners(name, fleet.coordinators, fleet.lengths)
             owners = list(dict.fromkeys([*known, *unknown, *collector.others(name)]))
             goes = name in going
-            kept_by = {
-                owner: everybody[owner].verdict if owner in everybody else "no heartbeat"
-                for owner in owners
-                if not goes and owner not in ids_due
+            verdicts = {
+                owner: everybody[owner].verdict if owner in everybody else "no heartbeat" for owner in owners
             }
+            kept_by = {owner: what for owner, what in verdicts.items() if not goes and owner not in ids_due}
             for id_ in asked_for.keys() & owners:
-                shared_with = [owner for owner in owners if owner != id_]
+                shared_with = {owner: what for owner, what in verdicts.items() if owner != id_}
                 asked_for[id_].keys.append(Key(name, goes, shared_with, kept_by))
         for each in asked_for.values():
             if each.verdict != "orphaned":  # the others have a heartbeat, which goes last
                 kept_by = {} if each.goes else {each.id: each.verdict}
-                each.keys.append(Key(keys.heartbeat(each.id), each.goes, [], kept_by))
+                each.keys.append(Key(keys.heartbeat(each.id), each.goes, {}, kept_by))

@@ -89,6 +89,13 @@ def test_one_coordinator_with_its_keys(server: Server, fleet: Redis) -> None:
     assert not any("ghost" in line for line in shown)
 
 
+def test_the_other_owners_of_a_key_that_goes(server: Server, client: Redis) -> None:
+    write_coordinators(client, [b"one", b"two"], STALE_AGE_MS)
+    client.set(keys.IDEMPOTENCY + b"one:two:done:1:%d" % server_time_ms(client), "1")
+    screen = " ".join(" ".join(run_on_terminal(server.url, "--explain", "one").screen).split())
+    assert "(also owned by two (stale))" in screen
+
+
 def test_an_orphan_and_its_sighting(server: Server, fleet: Redis) -> None:
     now_ms = server_time_ms(fleet)
     reap = ("ghost", "--orphans", "reap")
