@@ -68,7 +68,7 @@ SPEED = [
     ),
     (
         "- **Memory:** the worker needs {0} MB. With {2} coordinators of simpler data (that of the "
-        "acceptance test), it needs {1} MB.",
+        "acceptance test) and `CLEANUP_ORPHANS=off`, it needs {1} MB.",
         r"the worker needs (\S+) MB with the defaults.*? and (\S+) MB with (\S+) coordinators\.",
     ),
     (
