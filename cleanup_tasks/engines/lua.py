@@ -17,6 +17,8 @@ from cleanup_tasks.servers.errors import ScriptingRefused, in_short, is_about_th
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
 
 SCRIPT_NAME = "delete_if_unchanged.lua"
+#: How often the script is loaded where somebody flushes it at once.
+ATTEMPTS = 3
 #: A time that the script takes and that has passed.
 EARLIEST_MS = 10**12
 
@@ -31,6 +33,10 @@ def script_source(name: str = SCRIPT_NAME) -> str:
         return (path_of("lua") / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ScriptingRefused(f"script not found: {name}") from None
+
+
+#: Stands for the answer to a batch that is given up.
+_OVERTAKEN = object()
 
 
 class LuaEngine:
@@ -62,11 +68,15 @@ class LuaEngine:
         """See `Engine.open`: load the script, and call it with nothing to do."""
         if self._connection is None:
             self._connection = PipelinedConnection(self._client).open()
-        try:
-            self._connection.ask("SCRIPT", "LOAD", self._source)
-            self._connection.ask(*self._call(Batch(EARLIEST_MS, dry_run=True)))
-        except ResponseError as error:
-            raise _as_refusal(error) from error
+        for attempt in range(ATTEMPTS):
+            try:
+                self._connection.ask("SCRIPT", "LOAD", self._source)
+                self._connection.ask(*self._call(Batch(EARLIEST_MS, dry_run=True)))
+                return
+            except ResponseError as error:
+                # somebody may flush the scripts between the two
+                if attempt + 1 == ATTEMPTS or not isinstance(error, NoScriptError):
+                    raise _as_refusal(error) from error
 
     def send(self, batches: Sequence[Batch]) -> None:
         """See `Engine.send`."""
@@ -88,6 +98,8 @@ class LuaEngine:
                 raise answer
             if isinstance(answer, ResponseError):
                 raise _as_refusal(answer) from answer
+            if answer is _OVERTAKEN:
+                return batch, Answer(failed=list(range(len(batch.subjects))))
             deleted, kept = answer
             return batch, Answer(deleted, kept)
 
@@ -105,10 +117,18 @@ class LuaEngine:
         return self._connection
 
     def _send_again(self, first: Any) -> Any:
-        """Load the script anew, and send again all that was answered NOSCRIPT; returns the first answer."""
+        """Load the script anew, and send again what was answered NOSCRIPT; returns the first answer.
+
+        A batch is given up if a later one was done meanwhile, by a script that somebody else has loaded: the
+        order in which things go would not hold any more.
+        """
         taken = [first, *self._early]
         answers = [*taken, *self._opened.receive_each(len(self._sent) - len(taken))]
         again = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        last_done = max(set(range(len(answers))).difference(again), default=-1)
+        for number in again:
+            answers[number] = _OVERTAKEN
+        again = [number for number in again if number > last_done]
         try:
             self.open()
         except (ResponseError, ScriptingRefused) as refusal:

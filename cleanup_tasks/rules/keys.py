@@ -44,10 +44,9 @@ SKIPPED = b"blocking:cleanup:skipped"
 #: a scan saw them or not.
 WHOLE_ID = (SIGNAL, ACTIVITY)
 
-#: What SCAN looks for, in one pattern each: heartbeats; the related keys whose names an id alone does not
-#: tell, acks and records; and all related keys, ``blocki…`` and ``coordi…``. Look-alikes have no owner.
+#: What SCAN looks for, in one pattern each: heartbeats, and all related keys, ``blocki…`` and ``coordi…``.
+#: Look-alikes have no owner.
 HEARTBEAT_PATTERN = HEARTBEAT + b"*"
-ACKS_AND_RECORDS_PATTERN = b"blocking:[ai]*"
 RELATED_PATTERN = b"[bc][lo]o[cr][kd]i*"
 
 #: Names with more segments than this behind their family have no owner and stay: no writer makes them.
@@ -101,8 +100,11 @@ def names_one_id(key: bytes) -> bool:
 
 
 def names_two_parties(key: bytes) -> bool:
-    """Whether a key is a message of so few segments that no id in it can hold a colon, if it has its form."""
-    return key.startswith(IDEMPOTENCY) and key.count(b":") == IDEMPOTENCY.count(b":") + 4
+    """Whether a key has the form of a message, with so few segments that no id in it can hold a colon."""
+    if not key.startswith(IDEMPOTENCY) or key.count(b":") != IDEMPOTENCY.count(b":") + 4:
+        return False
+    *_, iteration, sent_ms = key.split(b":")
+    return iteration.isdigit() and sent_ms.isdigit()
 
 
 def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Owners:

@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import repeat
 from types import TracebackType
@@ -141,7 +140,7 @@ class Cluster:
     def _scan_once(self, pattern: bytes) -> Iterator[list[bytes]]:
         if None in self._owners:
             self.note(ClusterDownError("no primary serves some of the slots"))
-        count = self.limits.scan_count
+        count = most = self.limits.scan_count
         sent = self.nodes.send({node: [scan_command(b"0", pattern, count)] for node in self.primaries})
         try:
             while sent:
@@ -155,13 +154,12 @@ class Cluster:
                     pages.append(page)
                     if cursor != b"0":
                         further[node] = cursor
-                count = min((next_count(count, page) for page in pages), default=count)
+                count = min((next_count(count, page, most) for page in pages), default=count)
                 # the next pages come while these are worked on
                 sent = self.nodes.send(
                     {node: [scan_command(cursor, pattern, count)] for node, cursor in further.items()}
                 )
                 yield from pages
-            self.limits = replace(self.limits, scan_count=count)
         finally:
             self.nodes.abandon(sent)
 

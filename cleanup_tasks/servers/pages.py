@@ -8,10 +8,18 @@ from cleanup_tasks.servers.pipelining import Command
 PAGE_BYTES = 1_000_000
 
 
-def next_count(count: int, names: Iterable[bytes]) -> int:
-    """COUNT of the next page; `count` was that of the page before, which was answered with these names."""
+def next_count(count: int, names: Iterable[bytes], most: int) -> int:
+    """COUNT of the next page.
+
+    Args:
+        count: that of the page before.
+        names: what that was answered with.
+        most: what it is where names are short; after a large page it grows back.
+    """
     size = sum(map(len, names))
-    return count if size <= PAGE_BYTES else max(1, count * PAGE_BYTES // size)
+    if size > PAGE_BYTES:
+        return max(1, count * PAGE_BYTES // size)
+    return min(most, 2 * count) if 2 * size <= PAGE_BYTES else count
 
 
 def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:

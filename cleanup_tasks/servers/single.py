@@ -1,7 +1,6 @@
 """One server that holds everything."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,17 +91,16 @@ class SingleServer:
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """See `Topology.scan`."""
-        count = self.limits.scan_count
+        count = most = self.limits.scan_count
         request = Request(self.client, [scan_command(b"0", pattern, count)])
         try:
             while True:
                 ((cursor, page),) = or_raise(request.answers())
-                count = next_count(count, page)
+                count = next_count(count, page, most)
                 if cursor != b"0":  # the next page comes while this one is worked on
                     request = Request(self.client, [scan_command(cursor, pattern, count)])
                 yield page
                 if cursor == b"0":
-                    self.limits = replace(self.limits, scan_count=count)
                     return
         finally:
             request.close()

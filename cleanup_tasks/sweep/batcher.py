@@ -109,10 +109,14 @@ class Batcher:
         return False
 
     def _joined(self, due: Due) -> tuple[list[bytes], list[Due]]:
-        """The records that go in one group with their coordinator, and their other owners."""
+        """The records that go in one group with their coordinator, and their other owners.
+
+        They are none where all of it is too much for one step: each of its parts would need all guards.
+        """
         joined: list[bytes] = []
         joined_others: list[Due] = []
-        if not self._joins or len(due.records) + len(due.keys) > self._batch_keys:
+        most = min(self._batch_keys, WHOLE_KEYS)
+        if not self._joins or len(due.records) + len(due.keys) > most:
             return joined, joined_others
         for record, (others, absent) in due.records.items():
             for other in others:
@@ -122,7 +126,7 @@ class Batcher:
                 if not absent:
                     joined.append(record)
                     joined_others += others
-        return joined, joined_others
+        return (joined, joined_others) if len(joined_others) <= most else ([], [])
 
     def _shared(self, due: Due, joined: Container[bytes]) -> Iterator[Batch]:
         """Add the records that a coordinator holds; gives the batches that are full meanwhile."""
@@ -147,7 +151,7 @@ class Batcher:
     def _add_own(self, due: Due, own: list[bytes], others: list[Due]) -> None:
         """The last group of a coordinator: what is its own, and the heartbeat as the last of it."""
         guards = self._guards_of(due)
-        for other in others:
+        for other in dict.fromkeys(others):
             guards += self._guards.get(other.id) or self._guards_of(other)
         if self._keep_heartbeats:
             own.append(keys.signal(due.id))

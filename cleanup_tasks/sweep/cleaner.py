@@ -84,31 +84,28 @@ class Cleaner:
         fleet = self._fleet
         if not orphans and not fleet.due():
             return set()
-        collector = Collector(
-            fleet, self._servers, self._now_ms(), self._options.threshold_s, orphans=orphans
-        )
-        pattern = keys.RELATED_PATTERN if orphans else keys.ACKS_AND_RECORDS_PATTERN
-        collector.collect(self._scan(pattern, "collecting"))
+        collector = Collector(fleet, self._servers, self._now_ms(), self._options.threshold_s)
+        collector.collect(self._scan(keys.RELATED_PATTERN, "collecting"))
         self._hold.check_clock()
         due = fleet.due()
-        if self._servers.failure is None:
+        if orphans and self._servers.failure is None:
             self._report.orphaned_coordinators_found += len(collector.orphans)
         self._reap([one for one in due if not one.is_orphan], collector)
-        if self._servers.failure is None:
+        if orphans and self._servers.failure is None:
             before = self._report.keys_deleted
             try:
                 self._reap([one for one in due if one.is_orphan and one.id in collector.orphans], collector)
             finally:
                 self._report.orphan_keys_deleted += self._report.keys_deleted - before
-        return collector.orphans
+        return collector.orphans if orphans else set()
 
     def _reap(self, coordinators: list[Due], collector: Collector) -> None:
-        done = 0
+        done, total = 0, len(coordinators)
 
         def count(number: int) -> None:
             nonlocal done
             done += number
-            self._progress("reaping", done, len(coordinators))
+            self._progress("reaping", done, total)
 
         joins = True
         while coordinators:

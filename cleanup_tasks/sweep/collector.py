@@ -13,9 +13,7 @@ from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Du
 class Collector:
     """Hands out keys to those that are due, and remembers who has keys and no heartbeat."""
 
-    def __init__(
-        self, fleet: Fleet, servers: Topology, now_ms: int, threshold_s: int, *, orphans: bool
-    ) -> None:
+    def __init__(self, fleet: Fleet, servers: Topology, now_ms: int, threshold_s: int) -> None:
         """For those that are due in `fleet`.
 
         Args:
@@ -23,13 +21,11 @@ class Collector:
             servers: where the keys are.
             now_ms: the servers' time in ms since the epoch.
             threshold_s: the threshold of the sweep, in seconds.
-            orphans: whether to look for coordinators without a heartbeat.
         """
         self._fleet = fleet
         self._servers = servers
         self._threshold_s = threshold_s
         self._oldest_active_ms = oldest_active_ms(now_ms, threshold_s)
-        self._look_for_orphans = orphans
         #: Coordinators so far apart are not under way at the same time.
         self._far = servers.limits.batch_keys * (servers.limits.in_flight + 1)
         self._held_bytes = 0
@@ -47,8 +43,7 @@ class Collector:
             for key in page:
                 known, unknown, sent_ms = owners(key, coordinators, lengths)
                 if not known:
-                    if self._look_for_orphans:
-                        self.orphans.update(unknown)
+                    self.orphans.update(unknown)
                 elif len(known) > 1 or unknown:
                     self._share(key, known, unknown, sent_ms)
                 elif due := coordinators[known[0]]:
@@ -56,6 +51,8 @@ class Collector:
             if self._held_bytes > MAX_KEY_BYTES:
                 self._fleet.shrink()
                 self._held_bytes //= 2
+        if self._servers.failure is not None:
+            self._leave_what_is_unsure()
         self._leave_to_orphans()
         self._read_absent()
 
@@ -68,6 +65,12 @@ class Collector:
         found = keys.owners(key, self._others, self._others_lengths)[0]
         # who owns a message of two plain ids is known by its form
         return [id_ for id_ in found if b":" in id_] if keys.names_two_parties(key) else [*found]
+
+    def _leave_what_is_unsure(self) -> None:
+        """A primary was lost, and what is out of sight may name somebody who owns a key too."""
+        for due in self._fleet.due():
+            due.keys = [key for key in due.keys if keys.names_one_id(key)]
+            due.records = {}
 
     def _leave_to_orphans(self) -> None:
         coordinators = self._fleet.coordinators

@@ -100,7 +100,7 @@ class Explanation:
         with contextlib.suppress(Held):
             hold.decide(lambda: fleet.leave_out(bare_orphans(fleet, servers.scan(keys.RELATED_PATTERN))))
         self.held, self._protected = report.held, hold.protected
-        collector = Collector(fleet, servers, now_ms, threshold_s, orphans=True)
+        collector = Collector(fleet, servers, now_ms, threshold_s)
         collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))
         asked_for = [each for each in everybody.values() if wanted in (None, shown(each.id))]

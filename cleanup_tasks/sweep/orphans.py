@@ -62,7 +62,7 @@ class Sightings:
                 self._sighted |= {id_: seen_ms for id_, seen_ms in page.items() if seen_ms.isdigit()}
                 if not cursor:
                     return
-                count = next_count(count, page)
+                count = next_count(count, page, CHUNK)
 
     def returned(self, fleet: Fleet) -> list[Due]:
         """The stale that had no heartbeat when they were sighted."""

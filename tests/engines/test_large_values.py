@@ -154,7 +154,7 @@ def test_an_empty_heartbeat_is_one_and_an_expired_one_is_none(client: Redis, eng
 
 
 def test_names_of_ten_kilobytes(server: Server, client: Redis, engine: NamedEngine) -> None:
-    """Who has met a page that was too large asks for fewer at once from then on."""
+    """After a page that was too large fewer are asked for at once."""
     ids = [b"%d:" % number + b"x" * 10_000 for number in range(1_500)]
     for start in range(0, len(ids), 100):
         some = ids[start : start + 100]

@@ -3,13 +3,15 @@
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from redis import Redis
 
 from cleanup_tasks.engines.batch import Batch
-from cleanup_tasks.engines.lua import LuaEngine
+from cleanup_tasks.engines.lua import LuaEngine, script_source
 from cleanup_tasks.engines.python import ATTEMPTS, PythonEngine
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
@@ -198,6 +200,32 @@ def test_many_that_share_records_go_in_parts(client: Redis, engine: NamedEngine)
 
 
 @pytest.mark.every_server
+def test_a_batch_that_a_later_one_has_overtaken_is_given_up(client: Redis) -> None:
+    """Somebody flushes the scripts before it, and somebody else loads them before the next one."""
+    now_ms = server_time_ms(client)
+    ids = [b"c%02d" % number for number in range(40)]
+    client.mset(dict.fromkeys(map(keys.heartbeat, ids), now_ms - 700_000))
+    order = [key.removeprefix(keys.HEARTBEAT) for key in dict.fromkeys(client.scan_iter(count=10))]
+    records = [keys.IDEMPOTENCY + b"%s:%s:done:1:%d" % (*pair, now_ms - 700_000) for pair in pairwise(order)]
+    client.mset(dict.fromkeys(records, "1"))
+
+    def meddle(number: int, _batch: Batch) -> None:
+        if number == 5:
+            client.script_flush()
+        elif number == 6:
+            client.script_load(script_source())
+
+    report = new_report("lua")
+    with SingleServer(client) as servers:
+        servers.limits = replace(LOW_LATENCY, batch_keys=2)
+        clean(servers, Before(LuaEngine(client), meddle), report)
+    assert (report.complete, report.cleanup_errors) == (False, 1)
+    assert report.keys_deleted == len(ids) + len(records) - client.dbsize()
+    # and the next sweep finds what was left
+    sweep(client, LuaEngine(client))
+    assert client.dbsize() == 0
+
+
 def test_a_script_flush_in_the_middle_heals(client: Redis) -> None:
     write_acceptance_data(client, total=1_000, active=10)
     client.script_flush()

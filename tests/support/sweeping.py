@@ -26,7 +26,7 @@ from demo.dataset import keys_of
 
 THRESHOLD_S = 600
 #: What a sweep that reaps orphans leaves for the next one.
-NOTES = {keys.SIGHTINGS, keys.HOLD}
+NOTES = {keys.SIGHTINGS, keys.HOLD, keys.COOLDOWN, keys.SKIPPED}
 
 
 class NamedEngine(Engine, Protocol):

@@ -156,6 +156,23 @@ def test_a_record_waits_until_it_is_known_what_became_of_the_other_owner() -> No
     assert [batch and batch.subjects for batch in stream] == [[a], None, [Joined((b,))]]
 
 
+def test_what_goes_in_parts_is_guarded_by_all_that_own_it() -> None:
+    """A part is guarded by its coordinator alone, so no record of others may be in it."""
+    a, b = stale(b"a"), stale(b"b")
+    records = [b"blocking:idempotency:a:b:done:%d:2" % number for number in range(WHOLE_KEYS + 1)]
+    for record in records:
+        share(record, b, a)
+    a.go()
+    gone = {(keys.heartbeat(b"a"), ABSENT, b""), (keys.activity(b"a"), ABSENT, b"")}
+    found = 0
+    for batch in cut(b, batch_keys=4 * WHOLE_KEYS):
+        for number, group in enumerate(batch.group_keys()):
+            if not set(records).isdisjoint(group):
+                found += len(group)
+                assert guards_of(batch, number) >= gone
+    assert found == len(records)
+
+
 def test_in_a_dry_run_whoever_would_be_gone_is_no_guard() -> None:
     """Of an earlier generation: a real sweep would have deleted what it is judged by."""
     a = stale(b"a")

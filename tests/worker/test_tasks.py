@@ -311,7 +311,8 @@ def test_a_locked_sweep_is_skipped_and_a_dry_run_is_not(fleet: Redis) -> None:
     assert (metrics["skipped"], metrics["keysDeleted"], metrics["complete"]) == (LOCKED, 0, False)
     assert fleet.get(keys.LOCK) == b"somebody else"
     assert cleanup.delay(dry_run=True).get(timeout=30)["keysDeleted"] == DOOMED
-    assert fleet.dbsize() == DOOMED + KEPT + 1
+    assert fleet.exists(keys.LOCK, keys.SKIPPED) == 2
+    assert fleet.dbsize() == DOOMED + KEPT + 2
 
 
 def test_a_retry_that_finds_the_lock_held_tells_what_was_done_before(fleet: Redis, proxy: Proxy) -> None:
