@@ -20,7 +20,7 @@ from tests.support.compose import Container
 from tests.support.kubernetes import KUBERNETES, built, container, pod_of, written
 from tests.support.making import make
 from tests.support.scraping import scrape
-from tests.support.sweeping import NOTES, all_keys
+from tests.support.sweeping import OWN_KEYS, all_keys
 
 pytestmark = pytest.mark.debian
 
@@ -150,7 +150,7 @@ def test_worker_beat_and_flower_work_together(containers: dict[str, Container], 
     worker, beat, flower = (containers[name] for name in ("worker", "beat", "flower"))
     for started in (worker, flower, beat):
         started.start()
-    wait_until(lambda: len(all_keys(client) - NOTES) == KEYS_EACH, "the stale ones are gone", 60)
+    wait_until(lambda: len(all_keys(client) - OWN_KEYS) == KEYS_EACH, "the stale ones are gone", 60)
     port = int(worker.here("9808"))
     wait_until(lambda: scrape(port)["cleanup_keys_deleted_total"] == 300, "it is counted there")
     for name in (worker, beat):

@@ -26,7 +26,9 @@ from demo.dataset import keys_of
 
 THRESHOLD_S = 600
 #: What a sweep that reaps orphans leaves for the next one.
-NOTES = {keys.SIGHTINGS, keys.HOLD, keys.COOLDOWN, keys.SKIPPED}
+NOTES = {keys.SIGHTINGS, keys.HOLD}
+#: What any sweep may leave.
+OWN_KEYS = NOTES | {keys.COOLDOWN, keys.SKIPPED}
 
 
 class NamedEngine(Engine, Protocol):
