@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
@@ -20,6 +19,7 @@ from cleanup_tasks.configuration.arguments import Arguments, check_arguments, op
 from cleanup_tasks.configuration.targets import settings_of
 from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.fallback import sweep_or_fall_back
+from cleanup_tasks.keywords_only import KeywordsOnly
 from cleanup_tasks.origin import way_back
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import about, log_failure, logger
@@ -37,38 +37,19 @@ BACKOFF_S = (2, 4, 8)
 #: has one attempt, for beat will ask again, and other targets wait for this process.
 _unreachable: set[str] = set()
 
-KEYWORDS_ONLY = "takes keyword arguments only, as in dry_run=True; nothing was touched"
 
-
-class CleanupTask(Task):
-    """Refuses wrong arguments at the caller, before a message is sent.
-
-    A chain, a link or a chord passes on the result of the task before, which is ignored. A positional
-    argument of anybody else is refused: ``cleanup.delay(True)`` may have meant a dry run.
-    """
+class CleanupTask(KeywordsOnly):
+    """What both tasks have in common."""
 
     #: The caller's mistake: no traceback in the worker's log.
     throws = (TypeError, ValueError)
     #: Characters of a result that Flower and the worker's log get: room for all metrics and their ids.
     resultrepr_maxsize = 8_192
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **rest: Any) -> Any:
-        """See celery.Task.apply_async; raises as the task does for an argument that is not what it should be.
-
-        A canvas is known by the ids that it has given to its tasks. The result of the task before is not
-        sent: a message of Celery's protocol 1 does not say that there was one.
-        """
-        if args and not (rest.get("task_id") or rest.get("parent_id")):
-            raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
-        if args and len(args) == 1 and (rest.get("parent_id") or self.app.current_worker_task):
-            args = ()
-        check_arguments(**(kwargs or {}))
-        return super().apply_async(args, kwargs, **rest)
-
     def checked(self, previous_result: object, **arguments: object) -> Arguments:
         """The arguments, if they are what they should be; raises as the task does."""
-        if previous_result is not None and not self.request.parent_id:
-            raise TypeError(f"{self.name} {KEYWORDS_ONLY}")
+        if not self.request.parent_id:
+            self.refuse([] if previous_result is None else [previous_result])
         with self.telling():
             return check_arguments(**arguments)
 
@@ -218,6 +199,8 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
 def _retry(task: CleanupTask, sweep: Sweep, error: Exception, wait_s: int, attempt: Attempt) -> NoReturn:
     attempt = replace(attempt, previous=sweep.so_far())
     raise task.retry(
+        # without the result of the task before, if any
+        args=(),
         exc=error,
         countdown=wait_s,
         **way_back(task),

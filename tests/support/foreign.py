@@ -10,9 +10,10 @@ import socket
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from celery import Celery, shared_task
+from celery import Celery, Task, chain, chord, group, shared_task
 from kombu import Exchange, Queue
 
 from cleanup_tasks import install
@@ -38,10 +39,22 @@ def price(apples: int) -> int:
     return 3 * apples
 
 
-@shared_task  # type: ignore[untyped-decorator]
-def careless(name: str, argument: object) -> None:
+@shared_task(bind=True)  # type: ignore[untyped-decorator]
+def careless(self: Task, name: str, argument: object, way: str) -> None:
     """A task of the shop's that sends another with a positional argument."""
-    app.tasks[name].delay(argument)
+    task = app.tasks[name]
+    ways: dict[str, Callable[[], object]] = {
+        "delay": lambda: task.delay(argument),
+        "apply_async": lambda: task.apply_async((argument,), task_id=f"{name}-{self.request.id}"),
+        "apply": lambda: task.apply((argument,)),
+        "group": lambda: group(task.s(argument)).apply_async(),
+        "chain": lambda: chain(price.s(1), task.si(argument)).apply_async(),
+        "chord": lambda: chord([price.s(1), price.s(2)], task.si(argument)).apply_async(),
+        "link": lambda: price.apply_async((1,), link=task.si(argument)),
+        "si": lambda: task.si(argument).apply_async(),
+        "replace": lambda: self.replace(task.s(argument)),
+    }
+    ways[way]()
 
 
 @shared_task  # type: ignore[untyped-decorator]

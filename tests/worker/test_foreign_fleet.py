@@ -154,6 +154,10 @@ def test_canvases(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
         chain(price, last, dry),
         chord([price, price], dry),
         chord([price, dry], last),
+        chord([price, price], chain(dry, last)),
+        chain(price, chord([dry, dry], last)),
+        chain(price, chain(dry, dry), last),
+        chain(group(price, price), last),
     ):
         metrics = canvas.apply_async().get(timeout=60)
         assert (metrics["implementation"], metrics["keysDeleted"], metrics["dryRun"]) == ("python", 60, True)
@@ -161,6 +165,12 @@ def test_canvases(shop: tuple[Stack, Celery], cleanable: Redis) -> None:
     assert result.get(timeout=60) == 12
     wait_until(lambda: result.children, "the link is there")
     assert result.children[0].get(timeout=60)["keysDeleted"] == 60
+    several = chain(price, group(chain(dry, last), chain(last, dry), dry)).apply_async()
+    assert [metrics["keysDeleted"] for metrics in several.get(timeout=60)] == [60] * 3
+    linked = chain(dry, last)
+    last_of_all = linked.freeze()
+    assert price.apply_async(link=linked).get(timeout=60) == 12
+    assert last_of_all.get(timeout=60)["keysDeleted"] == 60
     assert cleanable.dbsize() == 60
 
 
@@ -177,8 +187,11 @@ def test_no_positional_argument_is_taken_for_a_result(
         with pytest.raises(TypeError, match=message):
             result.get(timeout=60)
         result.forget()  # of the rest of a chain there will be none
-    with pytest.raises(TypeError, match=message):
-        caller.send_task("tests.support.foreign.careless", args=[name, True], queue="shop").get(timeout=60)
+    for way in ("delay", "apply_async", "apply", "group", "chain", "chord", "link", "si", "replace"):
+        with pytest.raises(TypeError, match=message):
+            caller.send_task("tests.support.foreign.careless", args=[name, True, way], queue="shop").get(
+                timeout=60
+            )
     assert cleanable.dbsize() == 60
 
 

@@ -19,6 +19,7 @@ from cleanup_tasks.servers.lock import TTL_S
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, LOW_LATENCY
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.sweep import LOCKED
+from cleanup_tasks.tasks import CleanupTask
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, running_server, wait_until
 from demo.stack import Stack
@@ -435,3 +436,13 @@ def test_where_nobody_seems_to_be_alive_nothing_goes(fleet: Redis) -> None:
     forced = cleanup.delay(force=True).get(timeout=30)
     assert (forced["held"], forced["keysDeleted"], forced["complete"]) == (None, DOOMED, True)
     assert not fleet.exists(keys.HOLD)
+
+
+@pytest.mark.parametrize("task", [cleanup, cleanup_fallback], ids=lambda task: task.name)
+@pytest.mark.parametrize("way", ["s", "si", "signature", "subtask", "apply", "apply_async", "delay"])
+def test_a_positional_argument_is_refused_where_it_is_written(task: CleanupTask, way: str) -> None:
+    """Later, in a canvas, it would look like the result of the task before."""
+    arguments = [True] if way in ("s", "si", "delay") else [(True,)]
+    with pytest.raises(TypeError, match=f"{task.name} takes keyword arguments only"):
+        getattr(task, way)(*arguments)
+    assert task.s(dry_run=True).kwargs == task.si(dry_run=True).kwargs == {"dry_run": True}
