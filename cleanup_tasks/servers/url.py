@@ -11,6 +11,7 @@ user and password are written as %XX. User and password are the server's; the se
 their files for TLS, ``sentinel_ca_file=…&sentinel_cert_file=…&sentinel_key_file=…``.
 """
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -153,6 +154,10 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
         raise ValueError("it names more than one host, and only a cluster or sentinels have more than one")
     username, password = _login(match["login"])
     parameters = _parameters(layout, match["parameters"] or "")
+    sentinel_tls = layout is Layout.SENTINEL and parameters.get("sentinel_tls", str(tls).lower()) == "true"
+    for name in ("ca", "cert", "key"):
+        if _file(parameters, name) and not sentinel_tls:
+            raise ValueError(f"sentinel_{name}_file is for TLS to the sentinels, and needs sentinel_tls=true")
     return Address(
         layout=layout,
         hosts=hosts,
@@ -163,7 +168,7 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
         password=password,
         sentinel_username=parameters.get("sentinel_username"),
         sentinel_password=parameters.get("sentinel_password"),
-        sentinel_tls=layout is Layout.SENTINEL and parameters.get("sentinel_tls", str(tls).lower()) == "true",
+        sentinel_tls=sentinel_tls,
         sentinel_files=Tls(_file(parameters, "ca"), _file(parameters, "cert"), _file(parameters, "key")),
     )
 
@@ -205,10 +210,15 @@ def _parameters(layout: Layout, text: str) -> dict[str, str]:
     parameters = {name: unquote(value) for name, _, value in pairs}
     known = _SENTINEL_PARAMETERS if layout is Layout.SENTINEL else ()
     if unknown := sorted(parameters.keys() - set(known)):
+        # what is like no name may be a part of a password
+        near = {name: alike for name in unknown if (alike := difflib.get_close_matches(name, known, 1, 0.85))}
+        for name, (meant,) in near.items():
+            raise ValueError(f"unknown parameter {name}; did you mean {meant}?")
         takes = f"known are {', '.join(known)}" if known else "this form of URL takes none"
-        # what is no name may be a part of a password
-        names = ", ".join(name for name in unknown if re.fullmatch(r"[a-z_]{1,40}", name))
-        raise ValueError(f"unknown parameter {names}".rstrip() + f"; {takes}")
+        raise ValueError(f"an unknown parameter; {takes}; write & in a password as %26")
+    if len(parameters) < len(pairs):
+        names = [name for name, _, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
     if parameters.get("sentinel_tls", "true") not in ("true", "false"):
         raise ValueError("sentinel_tls must be true or false")
     return parameters

@@ -206,7 +206,7 @@ def test_files_for_tls(
     for name in given:
         monkeypatch.delenv(f"COORDINATION_REDIS_{name}_FILE")
     parameters = "&".join(f"sentinel_{name.lower()}_file={tmp_path}/{file}" for name, file in given.items())
-    monkeypatch.setenv("COORDINATION_REDIS_URL", f"redis+sentinel://:{SECRET}@a/main?{parameters}")
+    monkeypatch.setenv("COORDINATION_REDIS_URL", f"rediss+sentinel://:{SECRET}@a/main?{parameters}")
     check(fault and fault.rpartition("(")[2].rstrip(")"))
 
 
@@ -223,7 +223,7 @@ def check(fault: str | None) -> None:
 
 
 def test_a_file_of_the_sentinels_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COORDINATION_REDIS_URL", "redis+sentinel://a/main?sentinel_ca_file=/nowhere")
+    monkeypatch.setenv("COORDINATION_REDIS_URL", "rediss+sentinel://a/main?sentinel_ca_file=/nowhere")
     check("(sentinel_ca_file: No such file or directory)")
 
 

@@ -119,8 +119,31 @@ def test_accepted(url: str, expected: Address) -> None:
 
 def test_files_of_the_sentinels() -> None:
     files = "sentinel_ca_file=/etc/ca.pem&sentinel_cert_file=/etc/a%26b.pem&sentinel_key_file=b.key"
-    address = parse(f"redis+sentinel://a/main?{files}")
+    address = parse(f"rediss+sentinel://a/main?{files}")
     assert address.sentinel_files == Tls(Path("/etc/ca.pem"), Path("/etc/a&b.pem"), Path("b.key"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (f"sentinel_password=abc&{SECRET}=x", "an unknown parameter; known are"),
+        ("sentinel_password=abc&hunter=x", "an unknown parameter; known are"),
+        (
+            f"{SECRET}=x&sentinel_pasword=y",
+            "unknown parameter sentinel_pasword; did you mean sentinel_password?",
+        ),
+        ("sentinel_password=a&sentinel_tls=true&sentinel_password=a", "sentinel_password is given twice"),
+        ("sentinel_ca_file=/c", "sentinel_ca_file is for TLS to the sentinels, and needs sentinel_tls=true"),
+        ("sentinel_cert_file=/c&sentinel_tls=false", "sentinel_cert_file is for TLS to the sentinels"),
+        ("sentinel_key_file=/c", "sentinel_key_file is for TLS to the sentinels"),
+    ],
+)
+def test_refused_parameters(parameters: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as reason:
+        parse(f"redis+sentinel://a/main?{parameters}")
+    assert str(reason.value).startswith(message)
+    assert ("write & in a password as %26" in str(reason.value)) == message.startswith("an unknown")
+    assert "hunter" not in str(reason.value)
 
 
 @pytest.mark.parametrize("url", BAD)
@@ -154,9 +177,9 @@ def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis+sentinel://a", "the service name is missing"),
         (
             "redis+sentinel://a/main?x=1",
-            "unknown parameter x; known are sentinel_username, sentinel_password, sentinel_tls",
+            "an unknown parameter; known are sentinel_username, sentinel_password, sentinel_tls",
         ),
-        ("redis://h?socket_timeout=1", "unknown parameter socket_timeout; this form of URL takes none"),
+        ("redis://h?socket_timeout=1", "an unknown parameter; this form of URL takes none"),
         ("redis://u:a/b@h", "must be written as %XX"),
         ("unix://redis.sock", "a socket must be written as unix:///path"),
     ],

@@ -18,6 +18,7 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.servers.client import CLIENT_NAME
 from cleanup_tasks.servers.errors import is_transient
+from cleanup_tasks.servers.hints import explained
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.topology import Topology, servers_at
@@ -197,8 +198,8 @@ def locked_sentinels() -> Iterator[Sentinels]:
     [
         ("?sentinel_password=p%40ss%261%2B", None),
         ("?sentinel_username=default&sentinel_password=p%40ss%261%2B", None),
-        ("", "Authentication required"),
-        ("?sentinel_password=wrong", "username-password pair"),
+        ("", r"Authentication required.*as in \?sentinel_password=password"),
+        ("?sentinel_password=wrong", "username-password pair.*check sentinel_username and sentinel_password"),
     ],
 )
 def test_sentinels_with_a_password_of_their_own(
@@ -212,7 +213,7 @@ def test_sentinels_with_a_password_of_their_own(
             assert servers.client_for(b"").ping()
             return
         # a wrong password is not tried again, and who refused it is named
-        with pytest.raises(AuthenticationError, match=failure) as refusal:
+        with pytest.raises(AuthenticationError, match=failure) as refusal, explained(parse(url)):
             servers.connect()
         assert place in str(refusal.value)
         assert not is_transient(refusal.value)
@@ -248,8 +249,20 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
                 pytest.raises(ConnectionError),
             ):
                 servers.connect()
-        with servers_at(parse(url), tls) as servers, pytest.raises(ConnectionError):
+        with (
+            servers_at(parse(url), tls) as servers,
+            pytest.raises(ConnectionError, match="if the sentinels speak TLS, give sentinel_tls=true"),
+            explained(parse(url)),
+        ):
             servers.connect()
+    # sentinels without TLS, which they are asked for
+    asked = f"{url.replace(f':{port}/', f':{locked_sentinels.ports[0]}/')}&sentinel_tls=true"
+    with (
+        servers_at(parse(asked), tls) as servers,
+        pytest.raises((ConnectionError, TimeoutError), match="speak no TLS, give sentinel_tls=false"),
+        explained(parse(asked)),
+    ):
+        servers.connect()
     plain = url.replace(f":{port}/", f":{locked_sentinels.ports[0]}/").replace("redis+", "rediss+")
     # the sentinels are plain, and the server speaks no TLS
     with servers_at(parse(f"{plain}&sentinel_tls=false"), tls) as servers:
