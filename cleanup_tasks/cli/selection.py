@@ -16,7 +16,7 @@ def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> d
         ValueError: the options or the settings are wrong.
     """
     if sum((bool(names), are_all, redis_url is not None)) > 1:
-        raise ValueError("--target, --all-targets and --redis-url: give only one of them")
+        raise ValueError("--target, --all-targets, --list-targets and --redis-url: give only one of them")
     if redis_url is not None:  # the others are not used, so they need not be right
         url = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
         return {DEFAULT_TARGET: load_settings(**url)}

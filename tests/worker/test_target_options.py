@@ -113,6 +113,18 @@ def test_a_fault_of_one_target_is_that_targets(environment: dict[str, str], is_b
     assert ("COORDINATION_REDIS_URL_FILE__BAD: " in ended.stderr) == is_bad
 
 
+@pytest.mark.parametrize("option", ["--all-targets", "--list-targets"])
+def test_all_targets_need_right_settings(
+    environment: dict[str, str], targets: tuple[Server, RunningCluster], option: str
+) -> None:
+    wrong = environment | {"COORDINATION_REDIS_URL_FILE__BAD": "/nowhere/at/all"}
+    ended = run_command("", option, "--json", **wrong)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "COORDINATION_REDIS_URL_FILE__BAD: " in ended.stderr
+    with targets[0].client() as client:
+        assert client.dbsize() == KEYS + 6
+
+
 def test_a_credential_provider_that_breaks(
     environment: dict[str, str], targets: tuple[Server, RunningCluster], tmp_path: Path
 ) -> None:
@@ -195,6 +207,7 @@ def test_where_they_are(environment: dict[str, str], targets: tuple[Server, Runn
         ),
         (("--all-targets", "--target", "healthy"), "give only one of them"),
         (("--all-targets", "--redis-url", "redis://h"), "give only one of them"),
+        (("--list-targets", "--target", "healthy"), "--all-targets, --list-targets and --redis-url"),
         (("--all-targets", "--explain"), "--explain is for one target"),
     ],
 )
