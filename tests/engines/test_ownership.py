@@ -13,7 +13,7 @@ from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
-from tests.support.naive import owned_by
+from tests.support.naive import names_two, owned_by
 from tests.support.sweeping import all_keys, heartbeat_values, hold_at_most, sweep
 
 #: Few letters, so that ids are parts of one another and names are ambiguous.
@@ -48,11 +48,26 @@ class Database:
     def works(self, id_: bytes) -> bool:
         return self.activities.get(id_) == YOUNG_MS
 
+    def without_heartbeat(self, related: set[bytes]) -> set[bytes]:
+        """Ids that keys name which nobody else can own, where ids with colons make others ambiguous."""
+        found: set[bytes] = set()
+        for key in related | set(map(keys.activity, self.activities)):
+            owned = owned_by(key, self.coordinators)
+            if not owned.known:
+                found |= owned.strangers
+        hold_colons = any(b":" in id_ for id_ in self.coordinators)
+        return {id_ for id_ in found if hold_colons or b":" in id_}
+
     def doomed(self, related: set[bytes], now_ms: int) -> set[bytes]:
         """What a sweep that leaves orphans alone must take; all else it must leave."""
         stale = {id_ for id_ in self.coordinators if self.is_stale(id_)}
         gone = {spell(id_) for id_ in stale for spell in (keys.heartbeat, keys.signal, keys.activity)}
+        others = self.without_heartbeat(related)
         for key in related:
+            # Who is known by a key of its own may own another one that looks like it
+            like_it = owned_by(key, others).known
+            if any(b":" in id_ or not names_two(key) for id_ in like_it):
+                continue
             owned = owned_by(key, self.coordinators)
             # A party without a heartbeat counts as dead if the message is old and it does nothing
             is_old = owned.sent_ms is not None and 10**12 <= owned.sent_ms < now_ms - 600_999

@@ -23,6 +23,12 @@ class Owned(NamedTuple):
     sent_ms: float | None = None
 
 
+def names_two(key: bytes) -> bool:
+    """Whether a key is a message of two ids without colons."""
+    message = MESSAGE.fullmatch(key.removeprefix(keys.IDEMPOTENCY))
+    return key.startswith(keys.IDEMPOTENCY) and message is not None and message["body"].count(b":") == 1
+
+
 def owned_by(key: bytes, known: Iterable[bytes]) -> Owned:
     """Who owns a key, where the ids that are known have a heartbeat."""
     if key.count(b":") > MOST_COLONS + 2:
