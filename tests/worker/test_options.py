@@ -81,7 +81,7 @@ def test_the_help_shows_the_settings_in_force(server: Server) -> None:
         "[env: CLEANUP_STALE_THRESHOLD_SECONDS; now: 1 h 30 min]",
         "[env: CLEANUP_ORPHANS; now: reap]",
         "[env: COORDINATION_REDIS_URL; now: example.com:7000, database 3]",
-        "CLEANUP_LOG_FORMAT keyvalue or json, the form of the summary line [now: json]",
+        "CLEANUP_LOG_FORMAT the form of the summary line: keyvalue or json [now: json]",
         "129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM",
     ):
         assert expected in text
