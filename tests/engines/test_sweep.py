@@ -20,6 +20,7 @@ from cleanup_tasks.servers.single import SingleServer
 from cleanup_tasks.sweep.batcher import WHOLE_KEYS
 from cleanup_tasks.sweep.fleet import Due
 from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
+from demo.servers import wait_until
 from tests.support.sweeping import (
     Before,
     NamedEngine,
@@ -208,11 +209,18 @@ def test_a_batch_that_a_later_one_has_overtaken_is_given_up(client: Redis) -> No
     order = [key.removeprefix(keys.HEARTBEAT) for key in dict.fromkeys(client.scan_iter(count=10))]
     records = [keys.IDEMPOTENCY + b"%s:%s:done:1:%d" % (*pair, now_ms - 700_000) for pair in pairwise(order)]
     client.mset(dict.fromkeys(records, "1"))
+    client.config_resetstat()
+
+    def are_done(batches: int) -> bool:
+        calls: int = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        return calls == 1 + batches  # the first one is made with nothing to do
 
     def meddle(number: int, _batch: Batch) -> None:
         if number == 5:
+            wait_until(lambda: are_done(4), "those before are done")
             client.script_flush()
         elif number == 6:
+            wait_until(lambda: "errorstat_NOSCRIPT" in client.info("errorstats"), "the one before is refused")
             client.script_load(script_source())
 
     report = new_report("lua")
