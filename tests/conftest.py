@@ -18,6 +18,7 @@ from cleanup_tasks.servers import restarts
 from cleanup_tasks.sweep import grace, notes
 from demo.servers import Server, running_server
 from tests.support import leftovers
+from tests.support.backends import backend_of, forget_backend
 from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
     binary_of,
     pytest_addoption,
@@ -72,8 +73,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _celery_as_it_was() -> Iterator[None]:
     """No test leaves another application, or tasks for all that are made later, to the next one.
 
-    A worker in this process makes its application the current one, and the default one of all threads.
+    A worker in this process makes its application the current one, and the default one of all threads. Our
+    own keeps the result backend that it has made by the settings of the test.
     """
+    had_backend = backend_of(app) is not None
     current, default, open_before = _state._tls.current_app, _state.default_app, set(_state._apps)
     shared = set(_state._on_app_finalizers)
     yield
@@ -82,6 +85,8 @@ def _celery_as_it_was() -> Iterator[None]:
     _state.set_default_app(default)
     for opened in set(_state._apps) - open_before - {app}:
         opened.close()
+    if not had_backend:
+        forget_backend(app)
 
 
 @pytest.fixture(scope="session")

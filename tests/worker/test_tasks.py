@@ -23,6 +23,7 @@ from cleanup_tasks.tasks import CleanupTask
 from demo.dataset import KEYS_EACH, write_acceptance_data
 from demo.servers import Server, free_port, running_server, wait_until
 from demo.stack import Stack
+from tests.support.backends import forget_backend
 from tests.support.proxy import Proxy
 from tests.support.resetting import reset
 from tests.support.sweeping import interrupted_by
@@ -91,11 +92,13 @@ def stack(broker: Server, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
         "CLEANUP_INTERVAL_SECONDS": "60",
         "CLEANUP_LOG_FILE": "",
     }
+    forget_backend(app)
     app.conf.update(broker_url=f"{broker.url}/0", result_backend=f"{broker.url}/1")
     with Stack(environment, tmp_path_factory.mktemp("stack")) as stack:
         stack.start_worker()
         yield stack
     app.close()
+    forget_backend(app)
     # a result that nobody holds any more tells the broker so, which is there until now
     gc.collect()
 
