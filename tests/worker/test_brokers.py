@@ -182,7 +182,14 @@ def test_our_fleet_has_its_urls_in_files(server: Server, client: Redis, tmp_path
                     return str(answer.read().decode())
 
             wait_until(lambda: "SUCCESS" in page("api/tasks"), "Flower has seen it", 60)
-            (worker,) = json.loads(page("api/workers?refresh=true"))
+            workers: list[str] = []
+
+            def has_asked() -> bool:
+                workers[:] = json.loads(page("api/workers?refresh=true"))
+                return bool(workers)
+
+            wait_until(has_asked, "Flower has asked the worker", 60)
+            (worker,) = workers
             shown = [page(path) for path in ("broker", "tasks", "api/workers", f"worker/{worker}")]
             assert "broker_url" in shown[-1]
             shown += [stack.log(name) for name in ("worker", "beat", "flower")]
