@@ -124,6 +124,12 @@ def version_of(client: Redis) -> str:
     return f"{said['server'].decode()} {said['version'].decode()}"
 
 
+def noted_ms(client: Redis, key: bytes) -> int:
+    """The time in ms that a key of ours holds; 0 where it is missing or somebody else's."""
+    noted = client.getrange(key, 0, 15)
+    return int(noted) if noted.isdigit() else 0
+
+
 def server_time_ms(client: Redis) -> int:
     """The server's time, in whole ms since the epoch; the worker's clock decides nothing."""
     return time_ms(client.time())

@@ -21,7 +21,8 @@ class Batcher:
     """Makes batches: for each coordinator the records that it holds, a group each, then all that is its own.
 
     A record is never behind one of its owners' heartbeats, and a heartbeat never ahead of a part. The subject
-    of a coordinator's last group is the `Due` itself; that of any other group is a tuple of its owners.
+    of a coordinator's last group is the `Due` itself, or `Joined`; that of any other group is a tuple of its
+    owners.
     """
 
     def __init__(

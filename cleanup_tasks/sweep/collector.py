@@ -71,6 +71,7 @@ class Collector:
         for due in self._fleet.due():
             due.keys = [key for key in due.keys if keys.names_one_id(key)]
             due.records = {}
+        self.absent = {}
 
     def _leave_to_orphans(self) -> None:
         coordinators = self._fleet.coordinators
@@ -87,8 +88,6 @@ class Collector:
         """Hold a key that one owns alone."""
         if due.is_orphan:
             self.orphans.add(due.id)
-        if self._servers.failure is not None and not keys.names_one_id(key):
-            return  # somebody whose heartbeat is out of sight may own it too
         if not key.startswith(keys.WHOLE_ID):
             due.keys.append(key)
             self._held_bytes += KEY_BYTES + len(key)
@@ -108,7 +107,7 @@ class Collector:
             if not due or len(due) + len(absent) < len(known) + len(unknown):
                 return
         # the message is the last sign that we have of a party without a heartbeat
-        if (unknown and not self._is_old(sent_ms)) or self._servers.failure is not None:
+        if unknown and not self._is_old(sent_ms):
             return
         if absent:
             self.absent.update(dict.fromkeys(absent, b""))

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EARLIEST_MS
+from cleanup_tasks.servers.client import noted_ms
 from cleanup_tasks.servers.topology import Topology
 
 #: How long it is known when the last sweep of beat's began, in seconds.
@@ -48,8 +49,7 @@ def seconds_since_last(servers: Topology, now_ms: int) -> float | None:
         servers: where it swept.
         now_ms: the servers' time in ms since the epoch.
     """
-    noted: bytes | str = b""
+    began_ms = 0
     with contextlib.suppress(RedisError):  # a server that is lost is found out by the sweep
-        noted = servers.client_for(keys.COOLDOWN).getrange(keys.COOLDOWN, 0, 15)
-    began_ms = int(noted) if noted.isdigit() else 0
+        began_ms = noted_ms(servers.client_for(keys.COOLDOWN), keys.COOLDOWN)
     return (now_ms - began_ms) / 1000 if EARLIEST_MS <= began_ms <= now_ms else None

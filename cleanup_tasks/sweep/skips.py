@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from cleanup_tasks.reporting.log import utc
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.client import noted_ms
 from cleanup_tasks.servers.topology import Topology
 
 #: For how many intervals sweeps may be skipped without one that comes to its end.
@@ -50,5 +51,4 @@ class Skips:
         if client.set(keys.SKIPPED, b"%d" % now_ms, nx=True, px=ttl_ms):
             return now_ms
         client.pexpire(keys.SKIPPED, ttl_ms)
-        noted = client.getrange(keys.SKIPPED, 0, 15)
-        return int(noted) if noted.isdigit() else 0
+        return noted_ms(client, keys.SKIPPED)
