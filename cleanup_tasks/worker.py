@@ -9,7 +9,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.misspelt import warn_of_unknown_variables
 from cleanup_tasks.configuration.settings import MetricsSettings
-from cleanup_tasks.configuration.targets import all_settings, intervals
+from cleanup_tasks.configuration.targets import intervals, names, settings_of
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS
@@ -27,7 +27,7 @@ def _open(**_: Any) -> None:
     warn_of_unknown_variables()
     try:
         METRICS.watch(intervals())
-        all_settings()
+        settings_of(*names())
     except InvalidSettings as error:
         logger.error("Cleanups will fail: %s", error)
     try:

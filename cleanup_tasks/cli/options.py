@@ -9,7 +9,7 @@ import click
 from pydantic import SecretStr
 
 from cleanup_tasks.configuration.environment import InvalidSettings
-from cleanup_tasks.configuration.settings import ConfigSettings, Settings, load_settings
+from cleanup_tasks.configuration.settings import ConfigSettings, Settings
 from cleanup_tasks.reporting.durations import in_words, read_seconds
 from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.servers import url
@@ -125,7 +125,7 @@ class CommandWithSettings(click.Command):
 def _settings() -> Settings:
     """Those in force; where the environment is wrong, which a run says, those of an empty one."""
     try:
-        return load_settings()
+        return Settings.read()
     except InvalidSettings:
         return Settings.model_construct()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import SecretStr
 
 from cleanup_tasks.configuration import targets
-from cleanup_tasks.configuration.settings import Settings, load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 
 
@@ -19,7 +19,7 @@ def selected(names: Sequence[str], *, are_all: bool, redis_url: str | None) -> d
         raise ValueError("--target, --all-targets, --list-targets and --redis-url: give only one of them")
     if redis_url is not None:  # the others are not used, so they need not be right
         url = {"coordination_redis_url": SecretStr(redis_url), "coordination_redis_url_file": None}
-        return {DEFAULT_TARGET: load_settings(**url)}
+        return {DEFAULT_TARGET: Settings.read(**url)}
     known = targets.names()
     wanted = list(known if are_all else names or [DEFAULT_TARGET])
     if not (are_all or names or DEFAULT_TARGET in known):

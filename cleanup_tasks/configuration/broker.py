@@ -11,7 +11,8 @@ from celery.utils.imports import load_extension_class_names
 from kombu.transport import TRANSPORT_ALIASES
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from cleanup_tasks.configuration.environment import Environment, SecretFile
+from cleanup_tasks.configuration.environment import Environment
+from cleanup_tasks.configuration.files import SecretFile
 
 #: URLs that only the coordination Redis may have.
 _OUR_SCHEME = re.compile(r"(redis|valkey)s?\+(cluster|sentinel):|valkeys?:", re.IGNORECASE)
@@ -35,27 +36,16 @@ _URL_OF = {
 _CLASS = re.compile(r"[^\W\d]\w*(\.\w+)*[.:][^\W\d]\w*")
 
 
-def _check_broker(url: str) -> None:
-    """Raise ValueError where Celery would take a URL for the name of a host, or does not know its scheme."""
+def _check_url(url: str, names: Set[str], *, may_be_a_name: bool) -> None:
+    """Raise ValueError where Celery does not know a URL's scheme, or would take the URL for something else.
+
+    A result backend may also be a name or a class. Of a scheme as ``db+sqlite`` the first part counts.
+    """
     scheme, mark, _ = url.partition("://")
-    if not mark:
+    if not mark and not (may_be_a_name and (scheme in names or _CLASS.fullmatch(scheme))):
         raise ValueError("it has no ://")
-    _check(scheme, {*TRANSPORT_ALIASES})
-
-
-def _check_backend(url: str) -> None:
-    """The same of a result backend, which may also be a name or a class alone."""
-    name, mark, _ = url.partition("://")
-    names = {*BACKEND_ALIASES, *dict(load_extension_class_names("celery.result_backends"))}
-    if not (mark or name in names or _CLASS.fullmatch(name)):
-        raise ValueError("it has no ://")
-    _check(name, names)
-
-
-def _check(scheme: str, names: Set[str]) -> None:
-    """Raise ValueError where nobody knows the scheme; of ``db+sqlite`` the first part counts."""
     name = scheme.partition("+")[0]
-    if name not in names and name.lower() not in names and not _CLASS.fullmatch(name):
+    if names.isdisjoint({name, name.lower()}) and not _CLASS.fullmatch(name):
         raise ValueError("Celery doesn't know the URL's scheme")
 
 
@@ -76,11 +66,16 @@ class CelerySettings(Environment):
     @field_validator(*(f"{url}{where}" for url in _URL_OF.values() for where in ("", "_file")))
     @classmethod
     def _known_to_celery(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value and _OUR_SCHEME.match(value.get_secret_value()):
+        if not value:
+            return value
+        url = value.get_secret_value()
+        if _OUR_SCHEME.match(url):
             raise ValueError("Celery doesn't know the URL")
-        if value:
-            is_broker = str(info.field_name).startswith("celery_broker")
-            (_check_broker if is_broker else _check_backend)(value.get_secret_value())
+        if str(info.field_name).startswith("celery_broker"):
+            _check_url(url, {*TRANSPORT_ALIASES}, may_be_a_name=False)
+        else:
+            backends = {*BACKEND_ALIASES, *dict(load_extension_class_names("celery.result_backends"))}
+            _check_url(url, backends, may_be_a_name=True)
         return value
 
     @field_validator(*(f"{url}_file" for url in _URL_OF.values()))

@@ -1,57 +1,11 @@
 """Reading variables of the environment: all that is wrong is named in one message."""
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-
-def _shown(path: str) -> str:
-    """A path for a message, or nothing where somebody gave what should be in the file, such as a secret."""
-    folder, slash, _ = path.rpartition("/")
-    # os.path.isdir raises nothing
-    looks_so = slash and path.isprintable() and os.path.isdir(folder or slash)  # noqa: PTH112
-    return f"{path}: " if looks_so else ""
-
-
-def _there(path: Path) -> Path:
-    """The path of a file that is there; raises ValueError."""
-    try:
-        path.stat()
-    except OSError as error:
-        raise ValueError(f"{_shown(str(path))}{error.strerror}") from None
-    if not path.is_file():
-        raise ValueError(f"{_shown(str(path))}no file")
-    return path
-
-
-def _content(path: Any) -> Any:
-    """The text of a file without the end of its last line; raises ValueError without it."""
-    if path is None:
-        return None
-    try:
-        text = Path(str(path)).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ValueError(f"{_shown(str(path))}{error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} holds no text") from None
-    if not text:
-        raise ValueError(f"{path} is empty")
-    return text
-
-
-#: pydantic's FilePath lets an OSError out where a folder may not be entered.
-ExistingFile = Annotated[Path, AfterValidator(_there)]
-#: A secret that is in a file; the setting's value is the secret.
-SecretFile = Annotated[
-    SecretStr | None,
-    BeforeValidator(_content),
-    Field(description="the path of a readable file that holds the secret"),
-]
 
 
 class InvalidSettings(ValueError):

@@ -18,19 +18,15 @@ _OF_A_SERVICE = re.compile(r"\w+_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP
 def unknown_variables() -> list[str]:
     """Each variable that begins like ours and that nobody reads, with the one that may have been meant."""
     known = {name.upper() for use in _uses(Environment) for name in use.model_fields}
-    own = {name.upper() for name in OPTIONS.values()}
-    return [
-        f"{variable} is ignored{_meant(setting, own if of_a_target else known)}"
-        for variable in sorted(os.environ)
-        for setting, of_a_target, _ in [variable.partition("__")]
-        if variable.startswith(PREFIXES) and not _OF_A_SERVICE.fullmatch(variable)
-        if setting not in (own if of_a_target else known)
-    ]
-
-
-def _meant(setting: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(setting, sorted(known), n=1, cutoff=_CLOSE)
-    return f"; did you mean {near[0]}?" if near else ""
+    of_targets = {name.upper() for name in OPTIONS.values()}
+    texts = []
+    for variable in sorted(os.environ):
+        setting, is_of_one, _ = variable.partition("__")
+        read = of_targets if is_of_one else known
+        if variable.startswith(PREFIXES) and setting not in read and not _OF_A_SERVICE.fullmatch(variable):
+            near = difflib.get_close_matches(setting, sorted(read), n=1, cutoff=_CLOSE)
+            texts.append(f"{variable} is ignored" + (f"; did you mean {near[0]}?" if near else ""))
+    return texts
 
 
 def _uses(use: type[Environment]) -> list[type[Environment]]:

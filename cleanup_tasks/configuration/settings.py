@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from cleanup_tasks.configuration.environment import Environment, ExistingFile, SecretFile
-from cleanup_tasks.configuration.pem import AuthoritiesFile, KeyFile, PemFile
+from cleanup_tasks.configuration.environment import Environment
+from cleanup_tasks.configuration.files import AuthoritiesFile, ExistingFile, KeyFile, PemFile, SecretFile
 from cleanup_tasks.servers import url
 from cleanup_tasks.servers.credentials import credential_provider
 from cleanup_tasks.servers.tls import Tls
@@ -234,8 +234,3 @@ class Settings(IntervalSettings, LogSettings):
         """Where the coordination Redis is, and how to log in."""
         address, provider = url.parse(self.coordination_url), self.coordination_redis_credential_provider
         return replace(address, credentials=credential_provider(provider)) if provider else address
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """What a sweep needs, see `Environment.read`."""
-    return Settings.read(**overrides)

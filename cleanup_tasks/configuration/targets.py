@@ -36,6 +36,8 @@ OPTIONS = {
     for name in Settings.model_fields
     if name not in LogSettings.model_fields and not name.startswith("redis_")
 }
+#: What a target has of these that it is not given.
+_NOWHERE = {name: field.default for name, field in Settings.model_fields.items() if name.startswith(_PLACE)}
 
 Use = TypeVar("Use", bound=Environment)
 
@@ -62,9 +64,7 @@ def read(use: type[Use]) -> tuple[dict[str, Use], _Faults]:
         if name != DEFAULT_TARGET:
             if _URL in use.model_fields and not any(setting.startswith(_URL) for setting in own):
                 wrong[name].append(f"target {name}: it needs a url")
-            fields = Settings.model_fields.items()
-            nowhere = {setting: field.default for setting, field in fields if setting.startswith(_PLACE)}
-            values = nowhere | values
+            values = _NOWHERE | values
         try:
             found[name] = use(**values)
         except ValidationError as error:
@@ -166,11 +166,6 @@ def settings_of(*targets: str) -> dict[str, Settings]:
     found, wrong = read(Settings)
     _refuse(wrong, *targets)
     return {name: found[name] for name in targets}
-
-
-def all_settings() -> dict[str, Settings]:
-    """Those of all targets, see `settings_of`."""
-    return settings_of(*names())
 
 
 def forget() -> None:

@@ -169,7 +169,7 @@ def test_what_is_exported_is_accepted(block: Block, tmp_path: Path, monkeypatch:
     for name in given.keys() & {"CELERY_BROKER_URL"}:
         monkeypatch.setenv(name, given[name])
     targets.forget()
-    assert targets.all_settings()
+    assert targets.settings_of(*targets.names())
     assert CelerySettings.read()
 
 
@@ -299,7 +299,7 @@ def test_a_configuration_of_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     monkeypatch.setenv("CLEANUP_CONFIG", str(file))
     targets.forget()
-    found = targets.all_settings()
+    found = targets.settings_of(*targets.names())
     assert set(found) == {"old", *tomllib.loads(block.text)["targets"]}
     us = found["us-1"]
     assert (us.cleanup_stale_threshold_seconds, us.cleanup_orphans, us.cleanup_interval_seconds) == (

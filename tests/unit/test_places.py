@@ -11,7 +11,7 @@ from redis.credentials import CredentialProvider, UsernamePasswordCredentialProv
 from cleanup_tasks.configuration import targets
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import InvalidSettings
-from cleanup_tasks.configuration.settings import Settings, load_settings
+from cleanup_tasks.configuration.settings import Settings
 from tests.support.tls import Authority
 
 SECRET = "hunter2"
@@ -53,15 +53,15 @@ def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Non
 
 def test_a_user_and_a_password(monkeypatch: pytest.MonkeyPatch, secret_file: Path) -> None:
     monkeypatch.setenv("REDIS_USERNAME", "a:b@c")
-    address = load_settings().address
+    address = Settings.read().address
     assert (address.username, address.password) == ("a:b@c", None)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret_file))
-    address = load_settings().address
+    address = Settings.read().address
     assert (address.username, address.password) == ("a:b@c", SECRET)
     monkeypatch.delenv("REDIS_USERNAME")
-    address = load_settings().address
+    address = Settings.read().address
     assert (address.username, address.password) == (None, SECRET)
-    assert SECRET not in repr(load_settings())
+    assert SECRET not in repr(Settings.read())
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
@@ -71,7 +71,7 @@ def test_a_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: s
     monkeypatch.setenv("COORDINATION_REDIS_URL_FILE", str(path))
     # somebody else's, and not looked at
     monkeypatch.setenv("REDIS_PORT", "x")
-    assert load_settings().coordination_url == "rediss://u:p w@h:1/2"
+    assert Settings.read().coordination_url == "rediss://u:p w@h:1/2"
 
 
 def test_a_target_has_its_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_fault_of_a_secret_file(
     places |= {"folder": str(tmp_path), "secret": str(secret_file)}
     set_all(monkeypatch, {name: value.format(**places) for name, value in environment.items()})
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
+        Settings.read()
     assert fault.format(**places) in str(refusal.value)
     assert SECRET not in str(refusal.value)
 
@@ -158,7 +158,7 @@ def test_a_fault_of_any_path(
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     monkeypatch.setenv(name, value.format(folder=tmp_path))
     with pytest.raises(InvalidSettings) as refusal:
-        targets.all_settings()
+        targets.settings_of(*targets.names())
     assert f"invalid settings: {name}: the path of a " in str(refusal.value)
     assert str(refusal.value).endswith(fault.format(folder=tmp_path))
     assert SECRET not in str(refusal.value)
@@ -213,10 +213,10 @@ def test_files_for_tls(
 def check(fault: str | None) -> None:
     """The settings are right, or one thing is wrong with them."""
     if fault is None:
-        load_settings()
+        Settings.read()
         return
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
+        Settings.read()
     assert fault in str(refusal.value)
     assert ";" not in str(refusal.value)
     assert SECRET not in str(refusal.value)
@@ -230,11 +230,11 @@ def test_a_file_of_the_sentinels_that_is_missing(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("attribute", "user"), [("PROVIDER", "u"), ("make_provider", "made")])
 def test_a_credential_provider(monkeypatch: pytest.MonkeyPatch, attribute: str, user: str) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_CREDENTIAL_PROVIDER", f"{__name__}:{attribute}")
-    address = load_settings().address
+    address = Settings.read().address
     assert address.credentials is not None
     assert address.credentials.get_credentials() == (user, SECRET)
     # one for the process, which may keep a token
-    assert load_settings().address.credentials is address.credentials
+    assert Settings.read().address.credentials is address.credentials
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_fault_of_a_credential_provider(
     name = "COORDINATION_REDIS_CREDENTIAL_PROVIDER"
     set_all(monkeypatch, {variable or name: value for variable, value in environment.items()})
     with pytest.raises(InvalidSettings, match=f"{name}: ") as refusal:
-        load_settings()
+        Settings.read()
     assert fault in str(refusal.value)
     assert SECRET not in str(refusal.value)
 

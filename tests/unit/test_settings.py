@@ -9,13 +9,7 @@ import pytest
 from cleanup_tasks.configuration.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import Environment, InvalidSettings
-from cleanup_tasks.configuration.settings import (
-    BeatSettings,
-    IntervalSettings,
-    MetricsSettings,
-    Settings,
-    load_settings,
-)
+from cleanup_tasks.configuration.settings import BeatSettings, IntervalSettings, MetricsSettings, Settings
 from cleanup_tasks.reporting.report import PreviousAttempts
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep.options import Options
@@ -24,7 +18,7 @@ from cleanup_tasks.sweep.options import Options
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     monkeypatch.delenv("CLEANUP_LOG_FILE")
-    settings = load_settings()
+    settings = Settings.read()
     assert settings.coordination_url == "redis://localhost:6379/0"
     assert settings.cleanup_stale_threshold_seconds == 600
     assert settings.cleanup_interval_seconds == 300
@@ -51,7 +45,7 @@ def test_where_the_coordination_redis_is(
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert load_settings().coordination_url == url
+    assert Settings.read().coordination_url == url
 
 
 @pytest.mark.parametrize(
@@ -119,11 +113,11 @@ def test_a_stray_variable_does_no_harm_where_it_is_not_used(monkeypatch: pytest.
     for name, value in STRAY.items():
         monkeypatch.setenv(name, value)
     assert MetricsSettings.read().cleanup_metrics_port is None
-    assert load_settings().coordination_url == "redis://127.0.0.1:1/0"
+    assert Settings.read().coordination_url == "redis://127.0.0.1:1/0"
     # where nothing else says where the Redis is, they count
     monkeypatch.delenv("COORDINATION_REDIS_URL")
     with pytest.raises(InvalidSettings, match=r"REDIS_HOST: .*REDIS_PORT: .*REDIS_DB: "):
-        load_settings()
+        Settings.read()
 
 
 #: Who reads which variable; a wrong one of another use stops nobody.
@@ -153,7 +147,7 @@ def test_all_faults_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in wrong:
         monkeypatch.setenv(name, "x")
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
+        Settings.read()
     assert all(name in str(refusal.value) for name in wrong)
 
 
@@ -169,7 +163,7 @@ def test_a_worker_with_wrong_settings_says_so_and_ends() -> None:
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REDIS_PASSWORD", "COORDINATION_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
         monkeypatch.setenv(name, "redis://:secret@h")
-    assert "secret" not in repr(load_settings()) + repr(CelerySettings.read())
+    assert "secret" not in repr(Settings.read()) + repr(CelerySettings.read())
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:
@@ -212,7 +206,7 @@ def test_right_arguments_are_taken() -> None:
 def test_an_argument_wins_over_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLEANUP_STALE_THRESHOLD_SECONDS", "700")
     monkeypatch.setenv("CLEANUP_ORPHANS", "off")
-    settings = load_settings()
+    settings = Settings.read()
     by_setting = options_of(settings, check_arguments())
     assert (by_setting.threshold_s, by_setting.orphans, by_setting.dry_run) == (700, "off", False)
     # a threshold of 0 is a threshold
@@ -232,7 +226,7 @@ def test_the_inputs_of_a_sweep_come_from_the_settings(monkeypatch: pytest.Monkey
         "CLEANUP_LOG_FORMAT": "json",
     }.items():
         monkeypatch.setenv(name, value)
-    settings = load_settings()
+    settings = Settings.read()
     previous = PreviousAttempts(reaped=3)
     options = options_of(settings, Arguments(), engine="python", owner="me", previous=previous)
     assert options == Options(

@@ -10,6 +10,7 @@ from cleanup_tasks.configuration import targets
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.misspelt import unknown_variables
+from cleanup_tasks.configuration.settings import Settings
 from tests.support.tls import Authority
 
 URL = "COORDINATION_REDIS_URL"
@@ -30,6 +31,10 @@ def configure(
         monkeypatch.setenv("CLEANUP_CONFIG", str(path))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+
+
+def all_settings() -> dict[str, Settings]:
+    return targets.settings_of(*targets.names())
 
 
 EU = '[targets.eu-1]\nurl = "redis://eu:7000/2"\n'
@@ -61,7 +66,7 @@ def test_which_targets_there_are(
     expected: dict[str, str],
 ) -> None:
     configure(monkeypatch, tmp_path, text, environment)
-    assert {name: own.coordination_url for name, own in targets.all_settings().items()} == expected
+    assert {name: own.coordination_url for name, own in all_settings().items()} == expected
     assert targets.names() == tuple(targets.intervals()) == tuple(expected)
 
 
@@ -86,9 +91,7 @@ def test_what_a_target_has_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "COORDINATION_REDIS_CA_FILE": str(pem),
     }
     configure(monkeypatch, tmp_path, text, environment)
-    default, eu, us = (
-        options_of(own, check_arguments(target=name)) for name, own in targets.all_settings().items()
-    )
+    default, eu, us = (options_of(own, check_arguments(target=name)) for name, own in all_settings().items())
     assert (eu.target, eu.tls.verify, eu.tls.ca_file) == ("eu-1", False, pem)
     assert (eu.threshold_s, eu.orphans, eu.interval_s) == (700, "reap", 60)
     # what it does not say is as for all, but for what belongs to the place of another
@@ -104,7 +107,7 @@ def test_a_url_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     secret.write_text("redis://:p@eu:7000\n")
     text = f"[targets.eu]\nurl_file = '{secret}'"
     configure(monkeypatch, tmp_path, text, {f"{URL}_FILE__US": str(secret)})
-    found = targets.all_settings()
+    found = all_settings()
     assert {name: own.coordination_url for name, own in found.items()} == dict.fromkeys(
         ("eu", "us"), "redis://:p@eu:7000"
     )
@@ -116,7 +119,7 @@ def test_nobody_shares_a_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("COORDINATION_REDIS_CREDENTIAL_PROVIDER", provider)
     monkeypatch.setenv("REDIS_HOST", "db")
     configure(monkeypatch, tmp_path, EU + "[targets.default]", {})
-    default, eu = (own.address for own in targets.all_settings().values())
+    default, eu = (own.address for own in all_settings().values())
     assert isinstance(default.credentials, Tokens)
     assert eu.credentials is None
 
@@ -169,7 +172,7 @@ def test_a_fault_is_named(
 ) -> None:
     configure(monkeypatch, tmp_path, text, environment)
     with pytest.raises(InvalidSettings) as refusal:
-        targets.all_settings()
+        all_settings()
     assert message in str(refusal.value)
     assert "secret" not in str(refusal.value)
 
@@ -187,7 +190,7 @@ def test_all_faults_of_all_targets_are_in_one_message(
     file = "\n".join(f"{text.replace('eu-1', f'eu-{n}')}" for n, text in enumerate(texts))
     configure(monkeypatch, tmp_path, file, {f"{URL}__US": "secret", "CLEANUP_ORPHANS": "kill"})
     with pytest.raises(InvalidSettings) as refusal:
-        targets.all_settings()
+        all_settings()
     assert all(f"targets.eu-{n}." in str(refusal.value) for n in range(len(texts)))
     assert f"{URL}__US: " in str(refusal.value)
     assert str(refusal.value).count("CLEANUP_ORPHANS: ") == 1
@@ -217,7 +220,7 @@ def test_a_fault_of_one_target_stops_no_other(monkeypatch: pytest.MonkeyPatch, t
         message = str(refusal.value).lower().replace("_", "-")
         assert [other for other in wrong if other in message] == [name]
     with pytest.raises(InvalidSettings, match=r"bad-0.*bad-1.*bad-2.*bad-3.*BAD"):
-        targets.all_settings()
+        all_settings()
     # beat asks for all of them, and each says what is wrong
     assert targets.intervals() == {**dict.fromkeys(wrong, 300), "eu-1": 60}
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from cleanup_tasks.celery import app
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.environment import InvalidSettings
-from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import EXAMPLES, Address, Layout, parse
 
@@ -114,7 +114,7 @@ BAD = [
 @pytest.mark.parametrize(("url", "expected"), GOOD.items(), ids=list(GOOD))
 def test_accepted(url: str, expected: Address) -> None:
     assert parse(url) == expected
-    load_settings(coordination_redis_url=SecretStr(url))
+    Settings.read(coordination_redis_url=SecretStr(url))
 
 
 def test_files_of_the_sentinels() -> None:
@@ -150,7 +150,7 @@ def test_refused_parameters(parameters: str, message: str) -> None:
 def test_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_URL", url)
     with pytest.raises(InvalidSettings) as refusal:
-        load_settings()
+        Settings.read()
     with pytest.raises(ValueError, match=r".") as reason:
         parse(url)
     assert SECRET not in str(reason.value)
@@ -244,7 +244,7 @@ def test_celery_knows_the_url(name: str, value: str, is_known: bool, monkeypatch
 
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_URL", f"redis+sentinel://u:{SECRET}@h/main")
-    settings = load_settings()
+    settings = Settings.read()
     assert SECRET not in repr(settings)
     assert SECRET not in repr(parse(settings.coordination_url))
     assert SECRET not in repr(app.conf.humanize(with_defaults=True, censored=False))

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
-from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.sweep.sweep import Sweep
@@ -189,7 +189,7 @@ def test_processes_share_a_file_that_is_renamed_under_them(tmp_path: Path) -> No
 
 def sweep(server: Server, log_file: str, *, dry_run: bool = False) -> Report:
     """Sweep in this process, as a worker does that lives for long."""
-    settings = load_settings(coordination_redis_url=server.url, cleanup_log_file=log_file)
+    settings = Settings.read(coordination_redis_url=server.url, cleanup_log_file=log_file)
     return Sweep(options_of(settings, check_arguments(dry_run=dry_run))).run()
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, TimeoutError
 
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
-from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
@@ -312,9 +312,9 @@ def test_sentinels_and_a_server_that_speak_tls_with_certificates_of_two_authorit
         monkeypatch.setenv("COORDINATION_REDIS_KEY_FILE", str(ours[0].key_file))
         monkeypatch.setenv("COORDINATION_REDIS_URL", url)
         with pytest.raises(ConnectionError, match="sentinel_ca_file in the URL names their authority's file"):
-            Sweep(options_of(load_settings(), check_arguments())).run()
+            Sweep(options_of(Settings.read(), check_arguments())).run()
         monkeypatch.setenv("COORDINATION_REDIS_URL", f"{url}&sentinel_ca_file={of_sentinel.cert_file}")
-        report = Sweep(options_of(load_settings(), check_arguments())).run()
+        report = Sweep(options_of(Settings.read(), check_arguments())).run()
         assert (report.complete, report.keys_deleted) == (True, 6 * len(IDS))
 
 

@@ -16,7 +16,7 @@ from redis import Redis
 from cleanup_tasks.cli.stopping import Stopped, Stopping
 from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
-from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY
 from cleanup_tasks.sweep.cleaner import Cleaner
@@ -144,7 +144,7 @@ def test_ctrl_c_before_the_sweep_shows_no_traceback() -> None:
 
 def test_a_signal_before_the_first_sweep_begins_none(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 100, 10)
-    options = options_of(load_settings(coordination_redis_url=SecretStr(server.url)), check_arguments())
+    options = options_of(Settings.read(coordination_redis_url=SecretStr(server.url)), check_arguments())
     stopping = Stopping()
     with stopping.on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -155,7 +155,7 @@ def test_a_signal_before_the_first_sweep_begins_none(server: Server, client: Red
 
 def test_a_signal_between_two_sweeps_is_not_lost(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 100, 10)
-    options = options_of(load_settings(coordination_redis_url=SecretStr(server.url)), check_arguments())
+    options = options_of(Settings.read(coordination_redis_url=SecretStr(server.url)), check_arguments())
     stopping = Stopping()
     with stopping.on_signals():
         (first,) = sweep_each([options], stopping)
@@ -170,7 +170,7 @@ def test_an_interrupt_counts_whatever_a_library_makes_of_it(
     server: Server, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cleaner, "run", interrupted_by(KeyboardInterrupt))
-    options = options_of(load_settings(coordination_redis_url=SecretStr(server.url)), check_arguments())
+    options = options_of(Settings.read(coordination_redis_url=SecretStr(server.url)), check_arguments())
     (ended,) = sweep_each([options], Stopping())
     assert (ended.status, ended.report.failure) == (ERRORS, "KeyboardInterrupt")
 
@@ -202,7 +202,7 @@ class PassesBetween(Stopping):
 
 def test_a_time_limit_that_passes_in_between(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 1_000, 10)
-    settings = load_settings(coordination_redis_url=SecretStr(server.url))
+    settings = Settings.read(coordination_redis_url=SecretStr(server.url))
     options = options_of(settings, check_arguments())
     stopping = PassesBetween(client)
     (ended,) = sweep_each([options], stopping)

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError
 
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
 from cleanup_tasks.configuration.environment import InvalidSettings
-from cleanup_tasks.configuration.settings import load_settings
+from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import server_time_ms
@@ -49,7 +49,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, url: str, **settings: Any) -> Report:
     monkeypatch.setenv("COORDINATION_REDIS_URL", url)
     for name, value in settings.items():
         monkeypatch.setenv(f"COORDINATION_REDIS_{name.upper()}", str(value))
-    return Sweep(options_of(load_settings(), check_arguments())).run()
+    return Sweep(options_of(Settings.read(), check_arguments())).run()
 
 
 def test_tls(port: int, client: Redis, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_client_without_certificate(
 def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COORDINATION_REDIS_CA_FILE", "/nowhere.pem")
     with pytest.raises(InvalidSettings, match="COORDINATION_REDIS_CA_FILE: the path of a PEM file"):
-        load_settings()
+        Settings.read()
 
 
 def test_tls_on_a_cluster(
