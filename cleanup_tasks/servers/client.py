@@ -49,18 +49,18 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
         return super().read_from_socket(*arguments, **options)
 
 
-def client_of(address: Address, host: str, port: int, tls: Tls | None = None) -> Redis:
+def client_of(address: Address, host: str, port: int, tls: Tls) -> Redis:
     """A client for one server of an address; it connects with the first command.
 
     It never repeats a command on its own: a deletion whose answer is lost must not be sent again and
     then report "0 deleted".
     """
     if address.socket:
-        return Redis(unix_socket_path=address.socket, **_login(address), **_behaviour())
-    return Redis(host=host, port=port, **_login(address), **_transport(address.tls, tls), **_behaviour())
+        return Redis(unix_socket_path=address.socket, **_of_server(address, tls))
+    return Redis(host=host, port=port, **_of_server(address, tls))
 
 
-def primary_of(address: Address, tls: Tls | None = None) -> Redis:
+def primary_of(address: Address, tls: Tls) -> Redis:
     """A client for whatever server the sentinels of an address call the primary of its service.
 
     A new connection asks them anew; an answer of a server that has become a replica drops all
@@ -69,13 +69,11 @@ def primary_of(address: Address, tls: Tls | None = None) -> Redis:
     theirs = {
         "username": address.sentinel_username,
         "password": address.sentinel_password,
-        **_transport(address.sentinel_tls, (tls or Tls()).but(address.sentinel_files)),
+        **(tls.but(address.sentinel_files).options() if address.sentinel_tls else {}),
         **_behaviour(),
     }
-    client = Sentinels(address.hosts, sentinel_kwargs=theirs).master_for(  # type: ignore[no-untyped-call]
-        address.service, **_login(address), **_transport(address.tls, tls), **_behaviour()
-    )
-    return cast(Redis, client)
+    sentinels = Sentinels(address.hosts, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call]
+    return cast(Redis, sentinels.master_for(address.service, **_of_server(address, tls)))  # type: ignore[no-untyped-call]
 
 
 def _introduce(connection: Any) -> None:
@@ -105,15 +103,11 @@ def _behaviour() -> dict[str, Any]:
     }
 
 
-def _login(address: Address) -> dict[str, Any]:
+def _of_server(address: Address, tls: Tls) -> dict[str, Any]:
     login: dict[str, Any] = {"username": address.username, "password": address.password}
     if address.credentials:
         login = {"credential_provider": address.credentials}
-    return {"db": address.database, **login}
-
-
-def _transport(on: bool, tls: Tls | None) -> dict[str, Any]:
-    return (tls or Tls()).options() if on else {}
+    return {"db": address.database, **login, **(tls.options() if address.tls else {}), **_behaviour()}
 
 
 def version_of(client: Redis) -> str:

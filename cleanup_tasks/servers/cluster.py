@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from redis import Redis
 from redis.crc import key_slot
@@ -31,7 +30,7 @@ PAUSE_S = 0.05
 REMEMBERED_SLOTS = 50_000
 
 
-class Cluster:
+class Cluster(contextlib.AbstractContextManager["Cluster"]):
     """The primaries of a cluster. A `Topology`.
 
     redis-py's own cluster client repeats commands whose answer was lost, and has no transaction for the
@@ -235,12 +234,6 @@ class Cluster:
             if isinstance(redirection, MovedError) and redirection.host:
                 self._owners[redirection.slot_id] = (redirection.host, redirection.port)
 
-    def __enter__(self) -> Self:
-        """See `Topology`."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """See `Topology`."""
         self.nodes.close()

@@ -2,8 +2,6 @@
 
 import contextlib
 import time
-from types import TracebackType
-from typing import Self
 
 from redis import Redis
 from redis.exceptions import (
@@ -23,7 +21,9 @@ from cleanup_tasks.servers.pipelining import PipelinedConnection, or_raise
 
 #: A lock whose owner was killed frees itself after this many seconds.
 TTL_S = 30
-_LOST = (ConnectionError, TimeoutError, ClusterDownError)
+#: Errors that a sweep gets over without the lock. A server that is lost as a whole is found out by the next
+#: command.
+_BEARABLE = (ConnectionError, TimeoutError, ClusterDownError, OutOfMemoryError, NoPermissionError)
 
 
 def limit_ttl(client: Redis, key: bytes, ttl_ms: int) -> None:
@@ -37,8 +37,8 @@ def limit_ttl(client: Redis, key: bytes, ttl_ms: int) -> None:
                 client.pexpire(key, ttl_ms)
 
 
-class SweepLock:
-    """The lock in the coordination Redis, a context manager.
+class SweepLock(contextlib.AbstractContextManager["SweepLock"]):
+    """The lock in the coordination Redis, a context manager that releases it.
 
     redis-py's own lock releases and renews by scripts, and the fallback must do without any.
     """
@@ -76,12 +76,8 @@ class SweepLock:
                 self._held = self._if_owned("SET", keys.LOCK, self._owner, "PX", str(self._ttl_ms))
             else:
                 limit_ttl(self._client, keys.LOCK, self._ttl_ms)
-        except (*_LOST, OutOfMemoryError, NoPermissionError) as error:
-            # a server that is lost as a whole is found out by the next command
-            logger.warning("Sweep lock can't be written, going on without: %s", error)
-            return True
-        except ResponseError as error:
-            if not (is_wrong_type(error) or is_unknown_command(error)):
+        except RedisError as error:
+            if not (isinstance(error, _BEARABLE) or is_wrong_type(error) or is_unknown_command(error)):
                 raise
             what = "is somebody's key of another type" if is_wrong_type(error) else "can't be written"
             logger.warning("Sweep lock %s, going on without: %s", what, in_short(error))
@@ -124,12 +120,6 @@ class SweepLock:
             connection.send(*commands)
             return is_ours and or_raise(connection.receive_each(len(commands)))[-1] is not None
 
-    def __enter__(self) -> Self:
-        """Nothing yet; call `acquire`."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Release."""
         self.release()

@@ -1,8 +1,8 @@
 """Where the keys are: on one server, or on a cluster's primaries. What a sweep asks of either."""
 
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -16,7 +16,7 @@ from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address, Layout
 
 
-class Topology(Protocol):
+class Topology(AbstractContextManager["Topology"], Protocol):
     """The servers that hold the keys; a context manager that closes its connections."""
 
     @property
@@ -69,34 +69,15 @@ class Topology(Protocol):
     def client_for(self, key: bytes, /) -> Redis:
         """A client of the server that holds a key."""
 
-    def __enter__(self) -> Self:
-        """Nothing yet; call `connect`."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close all connections."""
-
-
-def _single(address: Address, tls: Tls) -> Topology:
-    return SingleServer(client_of(address, *(address.hosts[0] if address.hosts else ("", 0)), tls))
-
-
-def _sentinel(address: Address, tls: Tls) -> Topology:
-    return SingleServer(primary_of(address, tls))
-
-
-def _cluster(address: Address, tls: Tls) -> Topology:
-    return Cluster(address.hosts, lambda host, port: client_of(address, host, port, tls))
-
-
-_TOPOLOGIES: dict[Layout, Callable[[Address, Tls], Topology]] = {
-    Layout.SERVER: _single,
-    Layout.SENTINEL: _sentinel,
-    Layout.CLUSTER: _cluster,
-}
-
 
 def servers_at(address: Address, tls: Tls | None = None) -> Topology:
     """The servers that an address names; nothing is sent before `Topology.connect`. Make it after a fork."""
-    return _TOPOLOGIES[address.layout](address, tls or Tls())
+    files = tls or Tls()
+    match address.layout:
+        case Layout.CLUSTER:
+            return Cluster(address.hosts, lambda host, port: client_of(address, host, port, files))
+        case Layout.SENTINEL:
+            return SingleServer(primary_of(address, files))
+        case Layout.SERVER:
+            host, port = address.hosts[0] if address.hosts else ("", 0)
+            return SingleServer(client_of(address, host, port, files))

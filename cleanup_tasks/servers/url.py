@@ -46,14 +46,8 @@ _PLACE = re.compile(
 )
 _UNIX = re.compile(r"unix://(?:(?P<login>[^/]*)@)?(?P<path>/[^?#]+)(?:\?db=(?P<database>[0-9]+))?")
 _DEFAULT_PORTS = {Layout.SERVER: 6379, Layout.CLUSTER: 6379, Layout.SENTINEL: 26379}
-_SENTINEL_PARAMETERS = (
-    "sentinel_username",
-    "sentinel_password",
-    "sentinel_tls",
-    "sentinel_ca_file",
-    "sentinel_cert_file",
-    "sentinel_key_file",
-)
+_SENTINEL_FILES = ("sentinel_ca_file", "sentinel_cert_file", "sentinel_key_file")
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password", "sentinel_tls", *_SENTINEL_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +149,10 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
     username, password = _login(match["login"])
     parameters = _parameters(layout, match["parameters"] or "")
     sentinel_tls = layout is Layout.SENTINEL and parameters.get("sentinel_tls", str(tls).lower()) == "true"
-    for name in ("ca", "cert", "key"):
-        if _file(parameters, name) and not sentinel_tls:
-            raise ValueError(f"sentinel_{name}_file is for TLS to the sentinels, and needs sentinel_tls=true")
+    files = {name: Path(path) for name in _SENTINEL_FILES if (path := parameters.get(name))}
+    if files and not sentinel_tls:
+        raise ValueError(f"{next(iter(files))} is for TLS to the sentinels, and needs sentinel_tls=true")
+    ca_file, cert_file, key_file = map(files.get, _SENTINEL_FILES)
     return Address(
         layout=layout,
         hosts=hosts,
@@ -169,13 +164,8 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
         sentinel_username=parameters.get("sentinel_username"),
         sentinel_password=parameters.get("sentinel_password"),
         sentinel_tls=sentinel_tls,
-        sentinel_files=Tls(_file(parameters, "ca"), _file(parameters, "cert"), _file(parameters, "key")),
+        sentinel_files=Tls(ca_file, cert_file, key_file),
     )
-
-
-def _file(parameters: dict[str, str], name: str) -> Path | None:
-    path = parameters.get(f"sentinel_{name}_file")
-    return Path(path) if path else None
 
 
 def _login(text: str | None) -> tuple[str | None, str | None]:
