@@ -8,7 +8,7 @@ import json
 from cleanup_tasks.configuration.broker import CelerySettings
 from cleanup_tasks.configuration.settings import IntervalSettings
 from cleanup_tasks.configuration.targets import intervals
-from cleanup_tasks.schedule import beat_entries, time_limits
+from cleanup_tasks.schedule import ENGINE_OF_TASK, beat_entries, time_limits
 
 _settings = CelerySettings.read()
 IntervalSettings.read()  # one that is wrong for all targets ends the process
@@ -43,7 +43,7 @@ task_track_started = True
 # Of a cleanup that somebody else than beat asks for.
 _limits = time_limits(max(intervals().values()))
 # whole names: Celery knows no patterns here
-task_annotations = dict.fromkeys(("cleanup_tasks.cleanup", "cleanup_tasks.cleanup_fallback"), _limits)
+task_annotations = dict.fromkeys(ENGINE_OF_TASK, _limits)
 
 # Flower lives on these events.
 worker_send_task_events = True

@@ -13,6 +13,7 @@ from celery import signals
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.settings import BeatSettings
 from cleanup_tasks.configuration.targets import intervals
+from cleanup_tasks.schedule import CLEANUP
 
 #: Intervals that may pass without a tick.
 PATIENCE = 2
@@ -21,7 +22,7 @@ PATIENCE = 2
 @signals.beat_init.connect
 def _watch(**_: Any) -> None:
     """In a beat, and nowhere else, touch the file from now on."""
-    signals.after_task_publish.connect(_touch, sender="cleanup_tasks.cleanup", weak=False)
+    signals.after_task_publish.connect(_touch, sender=CLEANUP, weak=False)
 
 
 def _touch(**_: Any) -> None:

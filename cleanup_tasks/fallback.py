@@ -25,14 +25,8 @@ def sweep_or_fall_back(options: Options, begins: Callable[[Sweep], object] = lam
         sweep.run()
     except ScriptingRefused as refusal:
         logger.warning("Falling back to the Python engine: %s", refusal)
-        sweep = Sweep(
-            replace(
-                options,
-                engine="python",
-                fallback_reason=str(refusal),
-                previous=sweep.so_far(),
-            )
-        )
+        reason, previous = str(refusal), sweep.so_far()
+        sweep = Sweep(replace(options, engine="python", fallback_reason=reason, previous=previous))
         begins(sweep)
         sweep.run()
     return sweep

@@ -16,10 +16,10 @@ from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.targets import intervals
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.schedule import CLEANUP, MAX_INTERVAL_S, beat_entries, is_interval, time_limits
+from cleanup_tasks.schedule import ENGINE_OF_TASK, MAX_INTERVAL_S, beat_entries, is_interval, time_limits
 
 MODULE = "cleanup_tasks.tasks"
-TASKS = (CLEANUP, "cleanup_tasks.cleanup_fallback")
+TASKS = tuple(ENGINE_OF_TASK)
 DEFAULT_S = 300.0
 
 

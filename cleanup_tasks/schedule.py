@@ -6,9 +6,12 @@ from typing import Any
 
 from celery.schedules import schedstate, schedule
 
+from cleanup_tasks.engines.batch import EngineName
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
 
 CLEANUP = "cleanup_tasks.cleanup"
+FALLBACK = "cleanup_tasks.cleanup_fallback"
+ENGINE_OF_TASK: dict[str, EngineName] = {CLEANUP: "lua", FALLBACK: "python"}
 #: What beat's entry is called; a target's name comes after it.
 ENTRY = "cleanup-blocking-coordination"
 #: The header of a message of beat's that says how often it sends one, in seconds.
@@ -50,6 +53,9 @@ def beat_entries(
 ) -> dict[str, dict[str, Any]]:
     """An entry of `beat_schedule` for each target; they are spread over the interval.
 
+    Messages have no `expires`: that is an instant by beat's clock, and a worker whose clock is ahead would
+    revoke every one. Messages that have piled up do no harm, see `sweep.cooldown`.
+
     Args:
         intervals: target -> seconds between its sweeps.
         limited: whether a sweep has the time limits of its target's interval.
@@ -58,7 +64,13 @@ def beat_entries(
     entries = {}
     for number, (target, interval_s) in enumerate(intervals.items()):
         limits = time_limits(interval_s) if limited else {}
-        entry = beat_entry(interval_s, offset_s=interval_s * number / len(intervals), **limits, **options)
+        entry = {
+            "task": CLEANUP,
+            "schedule": WallClock(interval_s, offset_s=interval_s * number / len(intervals)),
+            # Long ago: so the first is sent at beat's start.
+            "last_run_at": datetime.fromtimestamp(0, UTC),
+            "options": {"headers": {INTERVAL_HEADER: interval_s}, **limits, **options},
+        }
         if target == DEFAULT_TARGET:
             entries[ENTRY] = entry
         else:
@@ -69,21 +81,6 @@ def beat_entries(
 def time_limits(interval_s: float) -> dict[str, float]:
     """Soft and hard time limit in seconds, below the interval: a stuck sweep never meets the next."""
     return {"soft_time_limit": 0.8 * interval_s, "time_limit": 0.9 * interval_s}
-
-
-def beat_entry(interval_s: float, *, offset_s: float = 0, **options: Any) -> dict[str, Any]:
-    """An entry of `beat_schedule` that sends a cleanup in every interval; `options` are for apply_async.
-
-    Messages have no `expires`: that is an instant by beat's clock, and a worker whose clock is ahead would
-    revoke every one. Messages that have piled up do no harm, see `sweep.cooldown`.
-    """
-    return {
-        "task": CLEANUP,
-        "schedule": WallClock(interval_s, offset_s),
-        # Long ago: so the first is sent at beat's start.
-        "last_run_at": datetime.fromtimestamp(0, UTC),
-        "options": {"headers": {INTERVAL_HEADER: interval_s}, **options},
-    }
 
 
 def is_interval(value: object) -> bool:

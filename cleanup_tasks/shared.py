@@ -31,7 +31,7 @@ def application() -> Celery:
     one that the process has. In a process that has none, and no configuration of Celery's default
     application either, it is ours.
     """
-    current = current_app()
+    current: Celery = celery.current_app._get_current_object()
     if not _is_default(current):
         return current
     ours = getattr(sys.modules.get(OURS), "app", None)
@@ -41,11 +41,6 @@ def application() -> Celery:
     if made or (ours is None and any(current.conf.table().values())):
         return current
     return import_module(OURS).app
-
-
-def current_app() -> Celery:
-    """Celery's current application itself, not a proxy."""
-    return celery.current_app._get_current_object()
 
 
 def _is_default(app: Celery) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
+import cleanup_tasks.worker  # noqa: F401, what else a worker does
 from cleanup_tasks.attempt import Attempt
 from cleanup_tasks.configuration.arguments import Arguments, check_arguments, options_of
 from cleanup_tasks.configuration.targets import settings_of
@@ -24,12 +25,11 @@ from cleanup_tasks.origin import way_back
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import about, log_failure, logger
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-from cleanup_tasks.schedule import interval_of
+from cleanup_tasks.schedule import CLEANUP, ENGINE_OF_TASK, FALLBACK, interval_of
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
 from cleanup_tasks.sweep.options import REQUESTED
 from cleanup_tasks.sweep.sweep import Sweep
-from cleanup_tasks.worker import ENGINE_OF_TASK  # with it comes what else a worker does
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.
 BACKOFF_S = (2, 4, 8)
@@ -46,13 +46,6 @@ class CleanupTask(KeywordsOnly):
     #: Characters of a result that Flower and the worker's log get: room for all metrics and their ids.
     resultrepr_maxsize = 8_192
 
-    def checked(self, previous_result: object, **arguments: object) -> Arguments:
-        """The arguments, if they are what they should be; raises as the task does."""
-        if not self.request.parent_id:
-            self.refuse([] if previous_result is None else [previous_result])
-        with self.telling():
-            return check_arguments(**arguments)
-
     @contextlib.contextmanager
     def telling(self, target: str | None = None) -> Iterator[None]:
         """In a worker, log what is refused, for the caller may be a beat; count it for a target, if any."""
@@ -62,9 +55,14 @@ class CleanupTask(KeywordsOnly):
             if not self.is_alone:
                 log_failure(str(error), connected=True)
                 if target is not None:
-                    engine, interval_s = ENGINE_OF_TASK[self.name], interval_of(self.request.headers)
-                    CHANNEL.call("end", target, "failed", engine, interval_s=interval_s)
+                    interval_s = interval_of(self.request.headers)
+                    CHANNEL.call("end", target, "failed", self.engine, interval_s=interval_s)
             raise
+
+    @property
+    def engine(self) -> EngineName:
+        """The engine that the task runs."""
+        return ENGINE_OF_TASK[self.name]
 
     @property
     def is_alone(self) -> bool:
@@ -76,7 +74,7 @@ class CleanupTask(KeywordsOnly):
 OF_BOTH = {"bind": True, "base": CleanupTask, "autoretry_for": ()}
 
 
-@shared_task("cleanup_tasks.cleanup", **OF_BOTH)
+@shared_task(CLEANUP, **OF_BOTH)
 def cleanup(
     self: CleanupTask,
     previous_result: object = None,
@@ -107,7 +105,8 @@ def cleanup(
         ValueError, TypeError: an argument is not what it should be; nothing was touched.
         redis.exceptions.RedisError: the last of the retries failed too.
     """
-    arguments = self.checked(
+    return _run(
+        self,
         previous_result,
         dry_run=dry_run,
         stale_threshold_seconds=stale_threshold_seconds,
@@ -115,13 +114,9 @@ def cleanup(
         target=target,
         force=force,
     )
-    attempt = Attempt.read(self.request.headers)
-    if attempt.fallback_reason is not None:
-        _hand_over(self, arguments)
-    return _attempt(self, arguments, attempt, engine="lua")
 
 
-@shared_task("cleanup_tasks.cleanup_fallback", **OF_BOTH)
+@shared_task(FALLBACK, **OF_BOTH)
 def cleanup_fallback(
     self: CleanupTask,
     previous_result: object = None,
@@ -137,7 +132,8 @@ def cleanup_fallback(
 
     Arguments, result and exceptions are those of `cleanup`.
     """
-    arguments = self.checked(
+    return _run(
+        self,
         previous_result,
         dry_run=dry_run,
         stale_threshold_seconds=stale_threshold_seconds,
@@ -145,20 +141,23 @@ def cleanup_fallback(
         target=target,
         force=force,
     )
-    attempt = Attempt.read(self.request.headers)
-    if attempt.fallback_reason is None:
+
+
+def _run(task: CleanupTask, previous_result: object, **given: object) -> dict[str, Any]:
+    if not task.request.parent_id:
+        task.refuse([] if previous_result is None else [previous_result])
+    with task.telling():
+        arguments = check_arguments(**given)
+    attempt = Attempt.read(task.request.headers)
+    if task.engine == "lua" and attempt.fallback_reason is not None:
+        _hand_over(task, arguments)
+    if task.engine == "python" and attempt.fallback_reason is None:
         attempt = replace(attempt, fallback_reason=REQUESTED)
-    return _attempt(self, arguments, attempt, engine="python")
-
-
-def _attempt(
-    task: CleanupTask, arguments: Arguments, attempt: Attempt, *, engine: EngineName
-) -> dict[str, Any]:
     with about(arguments.target or DEFAULT_TARGET):
-        return _sweep(task, arguments, attempt, engine)
+        return _sweep(task, arguments, attempt)
 
 
-def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: EngineName) -> dict[str, Any]:
+def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt) -> dict[str, Any]:
     target = arguments.target or DEFAULT_TARGET
     with task.telling(target):
         settings = settings_of(target)[target]
@@ -167,7 +166,7 @@ def _sweep(task: CleanupTask, arguments: Arguments, attempt: Attempt, engine: En
     options = options_of(
         settings,
         arguments,
-        engine=engine,
+        engine=task.engine,
         fallback_reason=attempt.fallback_reason,
         beat_interval_s=beat_interval_s,
         previous=attempt.previous,
@@ -214,7 +213,7 @@ def _hand_over(task: CleanupTask, arguments: Arguments) -> NoReturn:
     """Replace this attempt by the fallback; what `replace` would drop is passed on by hand."""
     request = task.request
     soft_time_limit, time_limit = reversed(request.timelimit or (None, None))
-    fallback = task.app.tasks[cleanup_fallback.name].s(**arguments.model_dump(exclude_defaults=True))
+    fallback = task.app.tasks[FALLBACK].s(**arguments.model_dump(exclude_defaults=True))
     fallback.set(
         **way_back(task),
         priority=(request.delivery_info or {}).get("priority"),

@@ -14,8 +14,7 @@ from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.report import DEFAULT_TARGET
-
-ENGINE_OF_TASK = {"cleanup_tasks.cleanup": "lua", "cleanup_tasks.cleanup_fallback": "python"}
+from cleanup_tasks.schedule import ENGINE_OF_TASK
 
 
 @signals.celeryd_after_setup.connect

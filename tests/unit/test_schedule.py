@@ -9,7 +9,7 @@ from celery.schedules import maybe_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanup_tasks.schedule import ENTRY, WallClock, beat_entries, beat_entry
+from cleanup_tasks.schedule import ENTRY, WallClock, beat_entries
 
 
 class Frozen(WallClock):
@@ -68,7 +68,7 @@ def test_one_in_each_interval_in_which_anybody_looks(
 
 
 def test_it_is_kept_in_a_file_and_compared() -> None:
-    entry = beat_entry(300, offset_s=7, queue="maintenance")
+    _first, entry = beat_entries({"eu": 300, "us": 300}, limited=False, queue="maintenance").values()
     again = pickle.loads(pickle.dumps(entry))  # noqa: S301
     assert again == entry
     assert maybe_schedule(again["schedule"]) != WallClock(300)
