@@ -2,8 +2,8 @@
 
 import re
 
-_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_UNIT = {"min": "m", "sec": "s"}
+_SECONDS = {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+_SPELLED = {"m": "min", "sec": "s"}
 #: A number of seconds, or numbers with units, the largest first.
 _FORM = re.compile(r"(\d{1,99})|(?:\d{1,99} ?(?:d|h|min|m|sec|s) ?)+", re.ASCII | re.IGNORECASE)
 _PART = re.compile(r"(\d+) ?([a-z]+)", re.IGNORECASE)
@@ -23,7 +23,7 @@ def read_seconds(text: str) -> int:
     if match[1]:
         return int(match[1])
     parts = _PART.findall(text.lower())
-    return sum(int(number) * _SECONDS[_UNIT.get(unit, unit)] for number, unit in parts)
+    return sum(int(number) * _SECONDS[_SPELLED.get(unit, unit)] for number, unit in parts)
 
 
 def in_words(seconds: float, units: int = 2) -> str:
@@ -34,7 +34,7 @@ def in_words(seconds: float, units: int = 2) -> str:
         return f"{seconds:.3g} s"
     left = round(seconds)
     words = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+    for unit, size in _SECONDS.items():
         number, left = divmod(left, size)
         if number:
             words.append(f"{number} {unit}")

@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
 
@@ -30,8 +29,8 @@ class Channel:
         """Nobody to send to yet: calls are made here."""
         self._main = os.getpid()
         self._send: socket.socket | None = None
-        self._receive: socket.socket | None = None
-        self._servers: list[WSGIServer] = []
+        #: What the main process alone has open.
+        self._of_main: list[socket.socket] = []
 
     def open(self, address: str, ports: range) -> None:
         """Make this the main process, before it forks, and serve the metrics on the first port that is free.
@@ -52,13 +51,11 @@ class Channel:
                 "No metrics: CLEANUP_METRICS_PORT: can't listen on %s:%s: %s", address, tried, refusal
             )
             return
-        self._servers.append(server)
         self._main = os.getpid()
-        self._receive, self._send = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receive, self._send = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._of_main += server.socket, receive
         self._send.settimeout(SEND_TIMEOUT_S)
-        threading.Thread(
-            target=self._listen, args=(self._receive,), name="metrics-channel", daemon=True
-        ).start()
+        threading.Thread(target=self._listen, args=(receive,), name="metrics-channel", daemon=True).start()
         logger.info("Metrics on http://%s:%d/metrics", address, port)
 
     @property
@@ -68,12 +65,9 @@ class Channel:
 
     def leave(self) -> None:
         """In a child: close the port and the main process's end, so that nobody sends to a dead one."""
-        if not self.in_child:
-            return  # the solo pool has no children
-        if self._receive is not None:
-            self._receive.close()
-        for server in self._servers:
-            server.socket.close()
+        if self.in_child:  # the solo pool has no children
+            for each in self._of_main:
+                each.close()
 
     def call(self, method: str, *arguments: Any, **named: Any) -> None:
         """Call a method of METRICS in the main process."""

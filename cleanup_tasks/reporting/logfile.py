@@ -64,23 +64,19 @@ def _is_for_the_host(record: logging.LogRecord) -> bool:
 def open_log_file(path: Path | None) -> None:
     """Add the log file, if it is not there yet; one that can't be written costs one warning."""
     with _OPENING:
-        _open(path)
-
-
-def _open(path: Path | None) -> None:
-    if path is None or any(Path(handler.baseFilename).exists() for handler in _opened()):
-        return
-    _close_log_file()
-    try:
-        path = path.expanduser().absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A pipe that nobody reads is refused here; the handler would wait for a reader for ever.
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
-        handler = LogFile(path, encoding="utf-8")
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
-        give_up(path, error)
-        return
-    handler.setFormatter(FORMAT)
-    logger.addHandler(handler)
-    logger.addFilter(_is_for_the_host)
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        if path is None or any(Path(handler.baseFilename).exists() for handler in _opened()):
+            return
+        _close_log_file()
+        try:
+            path = path.expanduser().absolute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A pipe that nobody reads is refused here; the handler would wait for a reader for ever.
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
+            handler = LogFile(path, encoding="utf-8")
+        except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
+            give_up(path, error)
+            return
+        handler.setFormatter(FORMAT)
+        logger.addHandler(handler)
+        logger.addFilter(_is_for_the_host)
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))

@@ -6,9 +6,8 @@ that outcome, and as nothing else.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
@@ -23,17 +22,7 @@ from cleanup_tasks.rules.staleness import EXPLANATIONS
 Outcome = Literal[
     "success", "incomplete", "dry_run", "skipped", "held", "retried", "refused", "failed", "lost"
 ]
-OUTCOMES: tuple[Outcome, ...] = (
-    "success",
-    "incomplete",
-    "dry_run",
-    "skipped",
-    "held",
-    "retried",
-    "refused",
-    "failed",
-    "lost",
-)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ENGINES = ("lua", "python")
 
 #: Report field -> what its counter is called and counts.
@@ -56,6 +45,24 @@ FIGURES = {
     ),
     "keys_deleted": ("cleanup_keys_deleted", "Keys that Redis said it deleted."),
     "cleanup_errors": ("cleanup_errors", "Steps of which the end is not known, or that were given up."),
+}
+
+#: What is known of the last sweep, and how often there is one -> what its gauge is called and says.
+LAST = {
+    "success": (
+        "cleanup_last_success_timestamp_seconds",
+        "When a sweep last succeeded, Unix time; 0: not yet.",
+    ),
+    "stale": ("cleanup_last_sweep_stale_coordinators", "Stale coordinators that the last sweep found."),
+    "orphaned": (
+        "cleanup_last_sweep_orphaned_coordinators",
+        "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
+    ),
+    "held": (
+        "cleanup_last_sweep_held",
+        "1: the last sweep deleted nothing, since nobody seemed to be alive; 0: it was not held.",
+    ),
+    "interval": ("cleanup_interval_seconds", "How often the cleanup is meant to run."),
 }
 
 #: What the text of a refusal holds -> the reason that is its label; an open set of texts would be an
@@ -83,58 +90,42 @@ class Metrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Make the metrics and have `registry` show them."""
-        self.figures = {
-            field: Counter(name, help_, ["target"], registry=None) for field, (name, help_) in FIGURES.items()
-        }
+        self._all = ours = CollectorRegistry()
         self.sweeps = Counter(
-            "cleanup_sweeps", "Sweeps by how they ended.", ["target", "outcome", "engine"], registry=None
+            "cleanup_sweeps", "Sweeps by how they ended.", ["target", "outcome", "engine"], registry=ours
         )
+        self.figures = {
+            field: Counter(name, help_, ["target"], registry=ours) for field, (name, help_) in FIGURES.items()
+        }
         self.fallbacks = Counter(
-            "cleanup_fallbacks", "Sweeps by the Python engine, and why.", ["target", "reason"], registry=None
+            "cleanup_fallbacks", "Sweeps by the Python engine, and why.", ["target", "reason"], registry=ours
         )
         self.duration = Histogram(
             "cleanup_sweep_duration_seconds",
             "Wall time of sweeps that came to their end.",
             ["target", "engine"],
             buckets=DURATION_BUCKETS_S,
-            registry=None,
+            registry=ours,
         )
-        gauge = partial(Gauge, labelnames=["target"], registry=None)
-        self.last_success = gauge(
-            "cleanup_last_success_timestamp_seconds", "When a sweep last succeeded, Unix time; 0: not yet."
-        )
-        self.last_stale = gauge(
-            "cleanup_last_sweep_stale_coordinators", "Stale coordinators that the last sweep found."
-        )
-        self.last_orphaned = gauge(
-            "cleanup_last_sweep_orphaned_coordinators",
-            "Coordinators without a heartbeat that the last sweep found; 0 where it did not look.",
-        )
-        self.last_held = gauge(
-            "cleanup_last_sweep_held",
-            "1: the last sweep deleted nothing, since nobody seemed to be alive; 0: it was not held.",
-        )
+        self.last = {
+            field: Gauge(name, help_, ["target"], registry=ours) for field, (name, help_) in LAST.items()
+        }
         self.last_unreadable = Gauge(
             "cleanup_last_sweep_unreadable_heartbeats",
             "Heartbeats that the last sweep could not read, and why.",
             ["target", "reason"],
-            registry=None,
+            registry=ours,
         )
-        self.interval = gauge("cleanup_interval_seconds", "How often the cleanup is meant to run.")
         #: Gauges that this process has set, by name and target.
         self._set: set[tuple[str, str]] = set()
         registry.register(self)
 
-    def _gauges(self) -> tuple[Gauge, ...]:
-        """What the last sweep says of itself."""
-        return self.last_success, self.last_stale, self.last_orphaned, self.last_held
-
     def watch(self, intervals: Mapping[str, int]) -> None:
         """Show these targets, all their figures at zero, and how often each is swept, in seconds."""
         for target, interval_s in intervals.items():
-            self._note(self.interval, target, interval_s)
-            for metric in (*self.figures.values(), *self._gauges()):
+            for metric in (*self.figures.values(), *self.last.values()):
                 metric.labels(target)
+            self._note(self.last["interval"], target, interval_s)
             for unreadable in EXPLANATIONS:
                 self.last_unreadable.labels(target, unreadable)
             for engine in ENGINES:
@@ -156,35 +147,31 @@ class Metrics(Collector):
         engine: str,
         *,
         duration_s: float | None = None,
-        stale: int | None = None,
-        orphaned: int | None = None,
-        held: bool | None = None,
+        last: Mapping[str, float] | None = None,
         unreadable: Mapping[str, int] | None = None,
         fallback_reason: str | None = None,
         interval_s: float | None = None,
     ) -> None:
-        """Count a sweep that ended, with what it found and whether it was held unless it was a dry run.
+        """Count a sweep that ended; `last` and `unreadable` are what it found, unless it was a dry run.
 
-        `interval_s` is how often beat asks for it, None where somebody else did.
+        The names in `last` are those of `LAST`. `interval_s` is how often beat asks for the sweep, None where
+        somebody else did.
         """
         self.sweeps.labels(target, outcome, engine).inc()
         if duration_s is not None:
             self.duration.labels(target, engine).observe(duration_s)
-        if stale is not None:
-            self._note(self.last_stale, target, stale)
-        if orphaned is not None:
-            self._note(self.last_orphaned, target, orphaned)
-        if held is not None:
-            self._note(self.last_held, target, held)
+        found = dict(last or {})
+        if interval_s is not None:
+            found["interval"] = interval_s
+        if outcome == "success":
+            found["success"] = time.time()
+        for name, value in found.items():
+            self._note(self.last[name], target, value)
         if unreadable is not None:
             for reason in EXPLANATIONS:
                 self._note(self.last_unreadable, target, unreadable.get(reason, 0), reason)
         if fallback_reason is not None:
             self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
-        if interval_s is not None:
-            self._note(self.interval, target, interval_s)
-        if outcome == "success":
-            self._note(self.last_success, target, time.time())
 
     def was_set(self, sample: Sample) -> bool:
         """Whether a gauge's value was set by this process, and is not the zero that it begins with."""
@@ -196,20 +183,10 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric."""
-        metrics: Iterable[Collector] = (
-            self.sweeps,
-            *self.figures.values(),
-            self.fallbacks,
-            self.duration,
-            *self._gauges(),
-            self.last_unreadable,
-            self.interval,
-        )
-        for metric in metrics:
-            for family in metric.collect():
-                # When a counter was made is of no use to anybody and would double the series.
-                family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-                yield family
+        for family in self._all.collect():
+            # When a counter was made is of no use to anybody and would double the series.
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
 
 
 #: The registry of this process, apart from everybody else's metrics.

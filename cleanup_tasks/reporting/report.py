@@ -1,15 +1,17 @@
 """The metrics dict: typed inside, the original's camelCase names outside."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from cleanup_tasks.rules.keys import text
 
 #: What the target is called that has no name of its own.
 DEFAULT_TARGET = "default"
+#: An id, which is text in the metrics dict.
+Id = Annotated[bytes, PlainSerializer(text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Report(BaseModel):
     #: How many of these there are of each kind, see `rules.staleness.EXPLANATIONS`.
     unreadable_by_reason: dict[str, int] = Field(default_factory=dict)
     #: The first one of each kind.
-    unreadable_examples: dict[str, bytes] = Field(default_factory=dict)
+    unreadable_examples: dict[str, Id] = Field(default_factory=dict)
     #: Stale when found, no longer so when the engine looked: kept.
     revived_coordinators: int = 0
     #: Steps of which the end is not known, or that were given up.
@@ -90,7 +92,7 @@ class Report(BaseModel):
     next_orphan_due_seconds: int | None = None
     #: Part of `keys_deleted`.
     orphan_keys_deleted: int = 0
-    stale_coordinator_ids: list[bytes] = Field(default_factory=list)
+    stale_coordinator_ids: list[Id] = Field(default_factory=list)
     stale_coordinator_ids_omitted: int = 0
 
     #: Coordinators whose heartbeat this attempt removed; not shown.
@@ -128,11 +130,6 @@ class Report(BaseModel):
     def metrics(self, max_ids: int | None = None) -> dict[str, Any]:
         """The metrics dict with at most `max_ids` ids (None: all); JSON whatever bytes the ids hold."""
         shown = self.stale_coordinator_ids[:max_ids]
-        metrics = self.model_dump(by_alias=True, exclude={"stale_coordinator_ids"})
-        metrics["unreadableExamples"] = {
-            reason: text(id_) for reason, id_ in self.unreadable_examples.items()
-        }
-        omitted = metrics.pop("staleCoordinatorIdsOmitted")
-        metrics["staleCoordinatorIds"] = [text(id_) for id_ in shown]
-        metrics["staleCoordinatorIdsOmitted"] = omitted + len(self.stale_coordinator_ids) - len(shown)
-        return metrics
+        omitted = self.stale_coordinator_ids_omitted + len(self.stale_coordinator_ids) - len(shown)
+        ids = {"stale_coordinator_ids": shown, "stale_coordinator_ids_omitted": omitted}
+        return self.model_copy(update=ids).model_dump(by_alias=True)

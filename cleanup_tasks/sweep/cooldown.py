@@ -19,27 +19,12 @@ from cleanup_tasks.servers.topology import Topology
 KEEP_S = 2 * 86_400
 
 
-class Cooldown:
-    """The time after a sweep of beat's; it counts from the sweep's start."""
-
-    def __init__(self, servers: Topology, interval_s: float) -> None:
-        """The sweep starts now; `interval_s` is how often beat asks for one."""
-        self._servers = servers
-        self._interval_s = interval_s
-        self._began_ms = servers.now_ms()
-
-    def is_on(self) -> bool:
-        """Whether an earlier sweep's has not passed; False where that can't be told."""
-        age_s = seconds_since_last(self._servers, self._began_ms)
-        return age_s is not None and age_s < self._interval_s / 2
-
-    def begin(self) -> None:
-        """Note that the sweep was done; where that can't be, the next one is done too."""
-        try:
-            client = self._servers.client_for(keys.COOLDOWN)
-            client.set(keys.COOLDOWN, b"%d" % self._began_ms, ex=KEEP_S)
-        except RedisError as error:
-            logger.warning("Cooldown can't be written, the next sweep is done in any case: %s", error)
+def note_last(servers: Topology, began_ms: int) -> None:
+    """Note when a sweep began that was done; where that can't be, the next one is done too."""
+    try:
+        servers.client_for(keys.COOLDOWN).set(keys.COOLDOWN, b"%d" % began_ms, ex=KEEP_S)
+    except RedisError as error:
+        logger.warning("Cooldown can't be written, the next sweep is done in any case: %s", error)
 
 
 def seconds_since_last(servers: Topology, now_ms: int) -> float | None:

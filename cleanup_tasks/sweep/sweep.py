@@ -3,6 +3,7 @@
 import contextlib
 import time
 from dataclasses import replace
+from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import ConnectionError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
@@ -27,11 +28,11 @@ from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
-from cleanup_tasks.sweep.cooldown import Cooldown
+from cleanup_tasks.sweep.cooldown import note_last, seconds_since_last
 from cleanup_tasks.sweep.garbage import without_garbage_collection
 from cleanup_tasks.sweep.grace import noting_that_it_loads, reason_to_skip
 from cleanup_tasks.sweep.options import Options
-from cleanup_tasks.sweep.skips import Skips
+from cleanup_tasks.sweep.skips import forget_skips, note_skip
 
 #: Why a sweep that found the lock held did nothing.
 LOCKED = "another sweep is running"
@@ -47,10 +48,7 @@ class Sweep:
     def __init__(self, options: Options) -> None:
         """Nothing is sent before `run`."""
         self._options = options
-        #: The figures of the attempts before, as far as the report does not speak of them yet.
-        self._before = Report(stale_threshold_seconds=options.threshold_s)
-        self._before.add(options.previous)
-        #: What the metrics were told, by those attempts too.
+        #: What the metrics were told, by the attempts before too.
         self._published = {field: getattr(options.previous, field) for field in FIGURES}
         #: Whether the server answered at all; where it did not, nothing was done.
         self.connected = False
@@ -128,7 +126,7 @@ class Sweep:
                 elif options.beat_interval_s is None:
                     self._clean(servers, lock)
                 else:
-                    self._clean_unless_cool(servers, lock, Cooldown(servers, options.beat_interval_s))
+                    self._clean_for_beat(servers, lock, options.beat_interval_s)
 
     def _skip(self, reason: str, servers: Topology) -> None:
         if self._options.previous.has_changed_something:
@@ -136,7 +134,7 @@ class Sweep:
             return
         self.report.skipped = reason
         if not self._options.dry_run:
-            Skips(servers, self._options.interval_s).add(reason)
+            note_skip(servers, self._options.interval_s, reason)
 
     def _explained(self, error: RedisError) -> str:
         text = in_short(error)
@@ -157,14 +155,17 @@ class Sweep:
             *(acl.CLUSTER if options.address.layout is Layout.CLUSTER else ()),
         )
 
-    def _clean_unless_cool(self, servers: Topology, lock: SweepLock, cooldown: Cooldown) -> None:
+    def _clean_for_beat(self, servers: Topology, lock: SweepLock, interval_s: float) -> None:
+        began_ms = servers.now_ms()
+        since_s = seconds_since_last(servers, began_ms)
+        is_too_soon = since_s is not None and since_s < interval_s / 2
         # what an attempt before this one has begun is brought to its end
-        if not self._options.previous.has_changed_something and cooldown.is_on():
+        if is_too_soon and not self._options.previous.has_changed_something:
             self.report.skipped = COOLED
             return
         self._clean(servers, lock)
         if self._outcome() == "success":
-            cooldown.begin()
+            note_last(servers, began_ms)
 
     def _clean(self, servers: Topology, lock: SweepLock | None) -> None:
         def go_on(what: str, done: int, total: int) -> None:
@@ -182,7 +183,7 @@ class Sweep:
             raise
         self._check_that_it_lasts(servers)
         if not self.report.dry_run:
-            Skips(servers, self._options.interval_s).end()
+            forget_skips(servers)
 
     def _check_that_it_lasts(self, servers: Topology) -> None:
         if self.report.dry_run or not self.report.keys_deleted:
@@ -220,31 +221,28 @@ class Sweep:
         if outcome == "failed" and report.failure:
             log_failure(report.failure, connected=self.connected)
         log_summary(report, outcome, options.log_format)
-        came_to_its_end = outcome in ("success", "incomplete", "dry_run", "held")
-        counts = came_to_its_end and not report.dry_run
-        CHANNEL.call(
-            "end",
-            report.target,
-            outcome,
-            report.implementation,
-            duration_s=report.execution_time_ms / 1000 if came_to_its_end else None,
-            stale=report.stale_coordinators_found if counts else None,
-            orphaned=report.orphaned_coordinators_found if counts else None,
-            held=outcome == "held" if counts else None,
-            unreadable=report.unreadable_by_reason if counts else None,
-            fallback_reason=report.fallback_reason if came_to_its_end else None,
-            interval_s=options.beat_interval_s,
-        )
+        found: dict[str, Any] = {"interval_s": options.beat_interval_s}
+        if outcome in ("success", "incomplete", "dry_run", "held"):  # it came to its end
+            found["duration_s"] = report.execution_time_ms / 1000
+            found["fallback_reason"] = report.fallback_reason
+            if not report.dry_run:
+                found["unreadable"] = report.unreadable_by_reason
+                found["last"] = {
+                    "stale": report.stale_coordinators_found,
+                    "orphaned": report.orphaned_coordinators_found,
+                    "held": outcome == "held",
+                }
+        CHANNEL.call("end", report.target, outcome, report.implementation, **found)
 
     def _publish(self) -> None:
         """Have the metrics' counters grow by what the report grew by since the last time."""
         if self.report.dry_run:
             return
-        report, before, published = self.report, self._before, self._published
-        figures = {field: getattr(report, field) + getattr(before, field) for field in FIGURES}
-        grown = {
-            field: value - published[field] for field, value in figures.items() if value > published[field]
-        }
+        total = self.report.model_copy()
+        total.add(self._options.previous)
+        before, figures = self._published, {field: getattr(total, field) for field in FIGURES}
+        grown = {field: value for field, value in figures.items() if value > before[field]}
         if grown:
-            CHANNEL.call("grow", report.target, **grown)
-            published.update({field: figures[field] for field in grown})
+            by = {field: value - before[field] for field, value in grown.items()}
+            CHANNEL.call("grow", total.target, **by)
+            before.update(grown)

@@ -167,7 +167,7 @@ def metrics_of(target: str, stale: int) -> Metrics:
     metrics = Metrics(CollectorRegistry())
     metrics.watch({target: 300})
     metrics.grow(target, stale_coordinators_found=stale)
-    metrics.end(target, "incomplete", "lua", duration_s=1, stale=stale, orphaned=0)
+    metrics.end(target, "incomplete", "lua", duration_s=1, last={"stale": stale, "orphaned": 0})
     return metrics
 
 
