@@ -9,15 +9,7 @@ from rich.console import Console
 
 from cleanup_tasks.cli.explain import explain
 from cleanup_tasks.cli.listing import Found, find, listing
-from cleanup_tasks.cli.options import (
-    CommandWithSettings,
-    Duration,
-    MetricsFileType,
-    RedisUrl,
-    SettingOption,
-    address_of,
-    threshold_of,
-)
+from cleanup_tasks.cli.options import DURATION, METRICS_FILE, REDIS_URL, CommandWithSettings, SettingOption
 from cleanup_tasks.cli.output import Style, show_log
 from cleanup_tasks.cli.overview import overview, sum_of
 from cleanup_tasks.cli.selection import selected
@@ -32,6 +24,7 @@ from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.schedule import time_limits
+from cleanup_tasks.servers import url
 from cleanup_tasks.sweep.options import REQUESTED, Options, OrphansMode
 
 #: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
@@ -53,8 +46,8 @@ SHORT_THRESHOLD_S = 60
     "--stale-threshold",
     cls=SettingOption,
     variable="CLEANUP_STALE_THRESHOLD_SECONDS",
-    value=threshold_of,
-    type=Duration(),
+    value=lambda settings: in_words(settings.cleanup_stale_threshold_seconds),
+    type=DURATION,
     metavar="DURATION",
     help=f"Silence after which a coordinator counts as dead: {EXAMPLES}.",
 )
@@ -70,8 +63,8 @@ SHORT_THRESHOLD_S = 60
     "--redis-url",
     cls=SettingOption,
     variable="COORDINATION_REDIS_URL",
-    value=address_of,
-    type=RedisUrl(),
+    value=lambda settings: url.parse(settings.coordination_url),  # shown without the login
+    type=REDIS_URL,
     metavar="URL",
     help="The coordination Redis.",
 )
@@ -89,7 +82,7 @@ SHORT_THRESHOLD_S = 60
 @click.option("--force", is_flag=True, help="Delete even if everybody looks dead or Redis has just come up.")
 @click.option(
     "--timeout",
-    type=Duration(),
+    type=DURATION,
     metavar="DURATION",
     help="Stop after this time, and let the next run go on; 0 means no limit.  "
     "[default: 80 % of CLEANUP_INTERVAL_SECONDS]",
@@ -97,7 +90,7 @@ SHORT_THRESHOLD_S = 60
 @click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
 @click.option(
     "--metrics-file",
-    type=MetricsFileType(),
+    type=METRICS_FILE,
     metavar="PATH",
     help="Write the Prometheus metrics there, on top of what earlier runs wrote, for a node exporter's "
     "textfile collector (*.prom).",

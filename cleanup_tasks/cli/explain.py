@@ -22,14 +22,8 @@ from cleanup_tasks.sweep.options import Options
 
 _COLOURS = {"stale": "red", "orphaned": "yellow", "unreadable": "yellow", "active": "green"}
 
-#: Families -> what people call one key of it.
-_WORDS = {
-    "ack": "ack",
-    "idempotency": "record",
-    "signal": "signal",
-    "activity": "activity",
-    "heartbeat": "heartbeat",
-}
+#: Families -> what people call one key of it, where that is another word.
+_WORDS = {"idempotency": "record"}
 DELETE, KEEP = "delete", "keep"
 
 
@@ -58,7 +52,7 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         for each in explained:
             print(json.dumps({**_as_json(each), "held": explanation.held, "skipped": explanation.skipped}))
         return 0
-    console = Console(soft_wrap=False)
+    console = Console()
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
@@ -153,7 +147,8 @@ def _keys(each: Explained) -> Text:
     for goes in (True, False):
         counted = Counter(keys.family(key.name) for key in each.keys if key.goes is goes)
         families = ", ".join(
-            f"{number} {_WORDS[family]}" + ("" if number == 1 else "s") for family, number in counted.items()
+            f"{number} {_WORDS.get(family, family)}" + ("" if number == 1 else "s")
+            for family, number in counted.items()
         )
         if not families:
             continue

@@ -56,10 +56,9 @@ def _find(target: str, settings: Settings) -> Found:
             servers.connect()
             last_sweep_s = seconds_since_last(servers, servers.now_ms())
             return Found(target, redis, version_of(servers.client_for(keys.LOCK)), last_sweep_s)
-    except RedisError as error:
-        return Found(target, redis, None, error=str(error))
-    except Exception as error:  # a credential provider's
-        return Found(target, redis, None, error=repr(error))
+    except Exception as error:  # also a credential provider's
+        why = str(error) if isinstance(error, RedisError) else repr(error)
+        return Found(target, redis, None, error=why)
 
 
 def listing(found: list[Found]) -> Table:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from cleanup_tasks.configuration.environment import InvalidSettings
 from cleanup_tasks.configuration.settings import ConfigSettings, Settings
-from cleanup_tasks.reporting.durations import in_words, read_seconds
+from cleanup_tasks.reporting.durations import read_seconds
 from cleanup_tasks.reporting.metrics_file import MetricsFile
 from cleanup_tasks.servers import url
 
@@ -32,49 +32,44 @@ EXIT_STATUSES = [
 ]
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
-    """A duration, as whole seconds."""
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
+    """What a function makes of the text; what it raises says what is wrong with that."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See `click.ParamType`."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
         try:
-            seconds = read_seconds(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if seconds > MAX_SECONDS:
-            self.fail(f"{value!r} is too long; at most {MAX_SECONDS} seconds", param, ctx)
-        return seconds
-
-
-class RedisUrl(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
-    """A URL of the coordination Redis; what is wrong with one is told without showing it."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See `click.ParamType`."""
-        try:
-            url.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-class MetricsFileType(click.ParamType):  # type: ignore[type-arg]
-    """The path of a metrics file; one that is somebody else's or can't be written is refused."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MetricsFile:
-        """See `click.ParamType`."""
-        try:
-            file = MetricsFile(Path(value))
-            file.check()
+            return self._parse(str(value))
         except (OSError, ValueError) as error:
             self.fail(str(error), param, ctx)
-        return file
+
+
+def _duration(text: str) -> int:
+    seconds = read_seconds(text)
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"{text!r} is too long; at most {MAX_SECONDS} seconds")
+    return seconds
+
+
+def _redis_url(text: str) -> str:
+    url.parse(text)
+    return text
+
+
+def _metrics_file(text: str) -> MetricsFile:
+    file = MetricsFile(Path(text))
+    file.check()
+    return file
+
+
+#: A duration, as whole seconds.
+DURATION = _Parsed("duration", _duration)
+#: A URL of the coordination Redis; what is wrong with one is told without showing it.
+REDIS_URL = _Parsed("url", _redis_url)
+#: The path of a metrics file; one that is somebody else's or can't be written is refused.
+METRICS_FILE = _Parsed("path", _metrics_file)
 
 
 class SettingOption(click.Option):
@@ -133,13 +128,3 @@ def _settings() -> Settings:
 def _spelled(value: object) -> str:
     """A value as a variable has it."""
     return str(value).lower() if isinstance(value, bool) else str(value) or "none"
-
-
-def threshold_of(settings: Settings) -> str:
-    """The threshold of the settings."""
-    return in_words(settings.cleanup_stale_threshold_seconds)
-
-
-def address_of(settings: Settings) -> str:
-    """The address of the settings, without the login."""
-    return str(url.parse(settings.coordination_url))

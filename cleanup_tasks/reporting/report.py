@@ -1,6 +1,6 @@
 """The metrics dict: typed inside, the original's camelCase names outside."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -112,14 +112,6 @@ class Report(BaseModel):
         self.orphaned_coordinators_reaped += previous.orphaned_coordinators_reaped
         self.orphan_keys_deleted += previous.orphan_keys_deleted
         self.complete = self.complete and not self.cleanup_errors
-
-    def done_for_good(self) -> PreviousAttempts:
-        """What the next attempt has to add; a dry run leaves all of it to be found again."""
-        if self.dry_run:
-            return PreviousAttempts()
-        return PreviousAttempts(
-            **{field.name: getattr(self, field.name) for field in fields(PreviousAttempts)}
-        )
 
     def finish(self, elapsed_s: float) -> None:
         """Note how long it took."""

@@ -18,29 +18,22 @@ with contextlib.suppress(OSError):
 _EVEN = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-class Clock:
-    """Compares the servers' time with this machine's, from look to look."""
+def jump_of(note: Note, now_ms: int) -> int:
+    """How far the servers' clock has jumped since the look that is noted, in ms; 0: it has not.
 
-    def __init__(self, note: Note) -> None:
-        """`note`: how far ahead the servers' clock was when sweeps before looked at it."""
-        self._note = note
+    A machine that looks for the first time has its wall clock alone, which may be wrong.
 
-    def look(self, now_ms: int) -> int:
-        """How far the servers' clock has jumped since the look before, in ms; 0: it has not.
-
-        A machine that looks for the first time has its wall clock alone, which may be wrong.
-
-        Args:
-            now_ms: the servers' time in ms since the epoch.
-        """
-        note = self._note
-        ahead_ms = now_ms - time.clock_gettime_ns(_EVEN) // 1_000_000
-        wall_ahead_ms = now_ms - time.time_ns() // 1_000_000
-        jump_ms = 0
-        if MACHINE in note.clocks:
-            jump_ms = ahead_ms - note.clocks.pop(MACHINE)
-        elif note.wall_ahead_ms is not None:
-            jump_ms = wall_ahead_ms - note.wall_ahead_ms
-        note.clocks[MACHINE] = ahead_ms  # as the last one, for the first ones are forgotten
-        note.wall_ahead_ms = wall_ahead_ms
-        return jump_ms if abs(jump_ms) > JUMP_MS else 0
+    Args:
+        note: how far ahead the servers' clock was when sweeps before looked at it; this look is noted too.
+        now_ms: the servers' time in ms since the epoch.
+    """
+    ahead_ms = now_ms - time.clock_gettime_ns(_EVEN) // 1_000_000
+    wall_ahead_ms = now_ms - time.time_ns() // 1_000_000
+    jump_ms = 0
+    if MACHINE in note.clocks:
+        jump_ms = ahead_ms - note.clocks.pop(MACHINE)
+    elif note.wall_ahead_ms is not None:
+        jump_ms = wall_ahead_ms - note.wall_ahead_ms
+    note.clocks[MACHINE] = ahead_ms  # as the last one, for the first ones are forgotten
+    note.wall_ahead_ms = wall_ahead_ms
+    return jump_ms if abs(jump_ms) > JUMP_MS else 0

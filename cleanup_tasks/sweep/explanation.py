@@ -1,9 +1,8 @@
 """What a sweep would do and why, coordinator by coordinator: it finds and collects as a sweep does."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from redis.exceptions import NoPermissionError
 
@@ -24,7 +23,7 @@ from cleanup_tasks.sweep.orphans import Sightings, bare_orphans
 
 Verdict = Literal["stale", "orphaned", "unreadable", "active"]
 #: Which come first: those about which something is done.
-VERDICTS: tuple[Verdict, ...] = ("stale", "orphaned", "unreadable", "active")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(slots=True)
@@ -73,7 +72,6 @@ class Explanation:
         self._sightings = Sightings(
             servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
-        self._seen: set[bytes] = set()
         self._protected: set[bytes] = set()
         #: Why a sweep would delete nothing now, or None; known once all was explained.
         self.held: str | None = None
@@ -101,18 +99,15 @@ class Explanation:
             hold.decide(lambda: fleet.leave_out(bare_orphans(fleet, servers.scan(keys.RELATED_PATTERN))))
         self.held, self._protected = report.held, hold.protected
         collector = Collector(fleet, servers, now_ms, threshold_s)
-        collector.collect(self._noted(servers.scan(keys.RELATED_PATTERN)))
+        pages = list(servers.scan(keys.RELATED_PATTERN))
+        collector.collect(pages)
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))
         asked_for = [each for each in everybody.values() if wanted in (None, shown(each.id))]
-        self._add_keys(everybody, {each.id: each for each in asked_for}, collector)
+        related = {key for page in pages for key in page}
+        self._add_keys(related, everybody, {each.id: each for each in asked_for}, collector)
         if servers.failure is not None:
             raise servers.failure
         return sorted(asked_for, key=lambda each: VERDICTS.index(each.verdict))
-
-    def _noted(self, pages: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
-        for page in pages:
-            self._seen.update(page)
-            yield page
 
     def _judged(self, ids: list[bytes]) -> dict[bytes, Explained]:
         lots = chunks(ids, self._servers.limits.read_keys)
@@ -137,13 +132,8 @@ class Explanation:
             why = EXPLANATIONS[reason_of(heartbeat, now_ms)]
             return Explained(id_, "unreadable", goes=False, reason=why)
         if state.is_active:
-            beats = judge(heartbeat, None, now_ms, threshold_s).is_active
-            return Explained(
-                id_,
-                "active",
-                goes=False,
-                reason="its heartbeat is recent" if beats else "its activity is recent",
-            )
+            sign = "heartbeat" if judge(heartbeat, None, now_ms, threshold_s).is_active else "activity"
+            return Explained(id_, "active", goes=False, reason=f"its {sign} is recent")
         if id_ in self._protected:
             why = "it has written something since it was noted, whatever its clock says"
             return Explained(id_, "stale", goes=False, reason=why)
@@ -153,9 +143,8 @@ class Explanation:
 
     def _orphan(self, id_: bytes, now_ms: int) -> Explained:
         if self._options.orphans != "reap":
-            return Explained(
-                id_, "orphaned", goes=False, reason="no heartbeat; --orphans reap deletes its keys"
-            )
+            why = "no heartbeat; --orphans reap deletes its keys"
+            return Explained(id_, "orphaned", goes=False, reason=why)
         orphan = Explained(id_, "orphaned", goes=self._fleet.coordinators.get(id_) is not None, reason="")
         orphan.sighted_age_s = self._sightings.age_s(id_, now_ms)
         if orphan.sighted_age_s is None:
@@ -171,14 +160,18 @@ class Explanation:
         return orphan
 
     def _add_keys(
-        self, everybody: dict[bytes, Explained], asked_for: dict[bytes, Explained], collector: Collector
+        self,
+        related: set[bytes],
+        everybody: dict[bytes, Explained],
+        asked_for: dict[bytes, Explained],
+        collector: Collector,
     ) -> None:
         fleet = self._fleet
         due = fleet.due()
         going = {key for one in due for key in (*one.keys, *one.records)}
         going.update(family + one.id for one in due for family in keys.WHOLE_ID)
         ids_due = {one.id for one in due}
-        for name in sorted(self._seen):
+        for name in sorted(related):
             known, unknown, _ = keys.owners(name, fleet.coordinators, fleet.lengths)
             owners = list(dict.fromkeys([*known, *unknown, *collector.others(name)]))
             goes = name in going

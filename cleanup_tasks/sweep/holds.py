@@ -15,7 +15,7 @@ from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.clock import Clock
+from cleanup_tasks.sweep.clock import jump_of
 from cleanup_tasks.sweep.fleet import Due, Fleet
 from cleanup_tasks.sweep.notes import Notes
 from cleanup_tasks.sweep.options import Options
@@ -55,7 +55,6 @@ class Hold:
         """Read what the sweep before has noted, and look at the clock and at which servers these are."""
         self._note = note = self._notes.read()
         self._writers = Writers(self._fleet, note, self._options.threshold_s)
-        self._clock = Clock(note)
         self._look()
         run_ids = self._run_ids()
         # where it has started anew it was down for a time, or has come back as it was before
@@ -204,7 +203,7 @@ class Hold:
     def _look(self) -> None:
         self._now_ms = self._servers.now_ms()
         if self._now_ms:  # on a cluster perhaps nobody can be asked
-            self._jump_ms = self._clock.look(self._now_ms) or self._jump_ms
+            self._jump_ms = jump_of(self._note, self._now_ms) or self._jump_ms
 
     def _run_ids(self) -> list[str]:
         """Which start of which servers this is; empty where they don't say."""

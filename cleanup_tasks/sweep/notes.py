@@ -34,10 +34,6 @@ class Trace(msgspec.Struct, array_like=True):
     #: When a sweep saw that one of them had been written anew; 0: none has.
     written_ms: int = 0
 
-    def differs(self, heartbeat: bytes, activity: bytes) -> bool:
-        """Whether these digests show that something was written since; what has expired was not."""
-        return heartbeat not in (b"", self.heartbeat) or activity not in (b"", self.activity)
-
 
 class Note(msgspec.Struct):
     """All that two sweeps have to tell each other; times are ms since the epoch, by the servers' clock."""
@@ -65,11 +61,6 @@ class Note(msgspec.Struct):
         self.beating_ms = self.released_ms = 0
         for trace in self.traces.values():
             trace.written_ms = trace.written_ms and now_ms
-
-    @property
-    def facts(self) -> "Note":
-        """What is so whether somebody looks dead or not."""
-        return Note(clocks=self.clocks, wall_ahead_ms=self.wall_ahead_ms, run_ids=self.run_ids)
 
 
 #: Address -> the note that this process has written last, or would have, and whether it is in Redis.
@@ -127,7 +118,8 @@ class Notes:
         """Keep none, for nobody needs it; the process remembers what it says of clocks and servers."""
         if self._dry_run:
             return
-        _remembered[self._address] = msgspec.msgpack.encode(note.facts), True
+        facts = Note(clocks=note.clocks, wall_ahead_ms=note.wall_ahead_ms, run_ids=note.run_ids)
+        _remembered[self._address] = msgspec.msgpack.encode(facts), True
         if self._is_there:
             try:
                 self._servers.client_for(keys.HOLD).unlink(keys.HOLD)

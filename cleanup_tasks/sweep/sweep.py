@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from dataclasses import replace
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -99,8 +98,9 @@ class Sweep:
 
     def so_far(self) -> PreviousAttempts:
         """What the next attempt has to know of this one and those before; call it once `run` has ended."""
-        done = self.report.done_for_good()
-        return done if self.report.dry_run else replace(done, **self._published)
+        if self.report.dry_run:  # which leaves all of it to be found again
+            return PreviousAttempts()
+        return PreviousAttempts(**self._published, orphan_keys_deleted=self.report.orphan_keys_deleted)
 
     def _sweep(self) -> None:
         options = self._options

@@ -77,8 +77,11 @@ class Writers:
         self._note.traces = {name: trace for name, trace in traces.items() if self._is_recent(trace, now_ms)}
 
     def _differs(self, id_: bytes, heartbeat: bytes, activity: bytes) -> bool:
+        """Whether something was written since it was noted; what has expired was not."""
         trace = self._note.traces.get(digest(id_))
-        return trace is not None and trace.differs(digest(heartbeat), digest(activity))
+        return trace is not None and (
+            digest(heartbeat) not in (b"", trace.heartbeat) or digest(activity) not in (b"", trace.activity)
+        )
 
     def _is_recent(self, trace: Trace, now_ms: int) -> bool:
         return bool(trace.written_ms) and now_ms < trace.written_ms + 1000 * self._threshold_s
