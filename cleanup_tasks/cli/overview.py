@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from cleanup_tasks.cli.summary import amount
 from cleanup_tasks.cli.sweeping import ERRORS, HELD, NO_CONNECTION, Ended
 from cleanup_tasks.reporting.durations import in_words
 
@@ -21,7 +22,7 @@ def overview(ended: Sequence[Ended]) -> Table:
         took = in_words(report.execution_time_ms / 1000)
         table.add_row(report.target, *_numbers([each]), took, f"[DRY-RUN] {result}" if dry_run else result)
     table.add_section()
-    table.add_row(_targets(ended), *_numbers(ended), "", total_result(ended))
+    table.add_row(amount(len(ended), "target"), *_numbers(ended), "", total_result(ended))
     return table
 
 
@@ -30,8 +31,8 @@ def sum_of(ended: Sequence[Ended]) -> str:
     checked, stale, deleted = _numbers(ended)
     dry, would = ("[DRY-RUN] ", " (would be)") if any(each.report.dry_run for each in ended) else ("", "")
     return (
-        f"{dry}{_targets(ended)}, {total_result(ended)}: {checked} coordinators checked, {stale} stale, "
-        f"{deleted} keys deleted{would}"
+        f"{dry}{amount(len(ended), 'target')}, {total_result(ended)}: {checked} coordinators checked, "
+        f"{stale} stale, {deleted} keys deleted{would}"
     )
 
 
@@ -39,10 +40,6 @@ def total_result(ended: Sequence[Ended]) -> str:
     """How many of the targets are not as they should be, and what they are instead."""
     counts = [(sum(each.status == status for each in ended), name) for status, name in _RESULTS.items()]
     return ", ".join(f"{number} {name}" for number, name in counts if number) or "all done"
-
-
-def _targets(ended: Sequence[Ended]) -> str:
-    return f"{len(ended)} target" + ("" if len(ended) == 1 else "s")
 
 
 def _numbers(ended: Sequence[Ended]) -> list[str]:

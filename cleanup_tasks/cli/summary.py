@@ -30,12 +30,12 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
     if report.held:
         rows.append(("Held", f"{report.held}; {_end_of_hold(report)}"))
     if not (report.complete or report.held):
-        steps = _number(report.cleanup_errors, "step")
+        steps = amount(report.cleanup_errors, "step")
         unknown = f"{steps} given up or without an answer; " if report.cleanup_errors else ""
         rows.append(("Unfinished", f"{unknown}the next run does the rest"))
     if report.revived_coordinators:
         rows.append(
-            ("Kept", f"{_number(report.revived_coordinators, 'coordinator')} that came back meanwhile")
+            ("Kept", f"{amount(report.revived_coordinators, 'coordinator')} that came back meanwhile")
         )
     if report.unreadable_heartbeats:
         reasons = ", ".join(
@@ -62,7 +62,7 @@ def _checked(ended: Ended) -> str:
         (report.unreadable_heartbeats, "unreadable"),
     ]
     kinds = ", ".join(f"{number:,} {kind}" for number, kind in counted if number)
-    coordinators = _number(report.total_coordinators_checked, "coordinator")
+    coordinators = amount(report.total_coordinators_checked, "coordinator")
     return f"{coordinators} in {in_words(report.execution_time_ms / 1000)}" + (f": {kinds}" if kinds else "")
 
 
@@ -72,7 +72,7 @@ def _deleted(ended: Ended) -> str:
     whose = " and ".join(f"{number:,} {kind}" for number, kind in owners if number)
     if not (whose or report.keys_deleted):
         return "nothing, as far as is known" if report.cleanup_errors else "nothing"
-    return _number(report.keys_deleted, "key") + (f" of {whose} coordinators" if whose else "")
+    return amount(report.keys_deleted, "key") + (f" of {whose} coordinators" if whose else "")
 
 
 def _orphans(ended: Ended) -> str:
@@ -89,5 +89,6 @@ def _orphans(ended: Ended) -> str:
     return text
 
 
-def _number(number: int, noun: str) -> str:
+def amount(number: int, noun: str) -> str:
+    """A number of things, as people write it."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

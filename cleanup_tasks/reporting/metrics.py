@@ -80,11 +80,6 @@ OTHER_REASON = "other"
 DURATION_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-def reason_label(fallback_reason: str) -> str:
-    """The label for a report's fallback reason."""
-    return next((label for text, label in REASONS.items() if text in fallback_reason), OTHER_REASON)
-
-
 class Metrics(Collector):
     """The cleanup's metrics. Each has a label ``target``, whose values are the configured names."""
 
@@ -171,7 +166,8 @@ class Metrics(Collector):
             for reason in EXPLANATIONS:
                 self._note(self.last_unreadable, target, unreadable.get(reason, 0), reason)
         if fallback_reason is not None:
-            self.fallbacks.labels(target, reason_label(fallback_reason)).inc()
+            labels = (label for text, label in REASONS.items() if text in fallback_reason)
+            self.fallbacks.labels(target, next(labels, OTHER_REASON)).inc()
 
     def was_set(self, sample: Sample) -> bool:
         """Whether a gauge's value was set by this process, and is not the zero that it begins with."""
