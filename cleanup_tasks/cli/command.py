@@ -10,7 +10,7 @@ from rich.console import Console
 from cleanup_tasks.cli.explain import explain
 from cleanup_tasks.cli.listing import Found, find, listing
 from cleanup_tasks.cli.options import DURATION, METRICS_FILE, REDIS_URL, CommandWithSettings, SettingOption
-from cleanup_tasks.cli.output import Style, show_log
+from cleanup_tasks.cli.output import Style, show_log, stdout
 from cleanup_tasks.cli.overview import overview, sum_of
 from cleanup_tasks.cli.selection import selected
 from cleanup_tasks.cli.stopping import Stopping
@@ -168,7 +168,7 @@ def _list(found: list[Found], style: Style) -> int:
     if style.as_json:
         print(json.dumps([each.as_json() for each in found], indent=2), flush=True)
     else:
-        Console().print(listing(found))
+        stdout().print(listing(found))
     return 0 if all(each.server for each in found) else NO_CONNECTION
 
 
@@ -178,7 +178,7 @@ def _show(ended: list[Ended], style: Style, *, are_several: bool) -> None:
         for shown in [reports] if are_several else reports:
             print(json.dumps(shown, indent=2), flush=True)
     elif style.is_for_people:
-        console = Console()
+        console = stdout()
         # where there was no connection the error has said it all
         summaries = [summary(each) for each in ended if each.connected]
         for table in [overview(ended)] if are_several else summaries:

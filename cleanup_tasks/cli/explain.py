@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from redis.exceptions import RedisError
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cleanup_tasks.cli.output import Style
+from cleanup_tasks.cli.output import Style, stdout
 from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import logger
@@ -52,7 +52,7 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         for each in explained:
             print(json.dumps({**_as_json(each), "held": explanation.held, "skipped": explanation.skipped}))
         return 0
-    console = Console()
+    console = stdout()
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
@@ -63,7 +63,7 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         head.add_row(Text("Skipped", "bold"), Text(f"{explanation.skipped}; {now}"))
     console.print(head)
     if coordinator and not explained:
-        console.print(f"No coordinator {coordinator!r}, and no key that names it.", markup=False)
+        console.print(f"No coordinator {coordinator!r}, and no key that names it.")
     elif coordinator:
         console.print(_detail(explained[0]))
     else:

@@ -30,6 +30,11 @@ class Style:
         return not (self.as_json or self.is_for_people)
 
 
+def stdout() -> Console:
+    """Standard output for people. A text is shown as it is: an id may look like markup or an emoji's name."""
+    return Console(markup=False, emoji=False)
+
+
 def show_log(style: Style, stderr: Console) -> None:
     """Show the log as this style has it, and nowhere else but in the log file."""
     logger.addHandler(_Brief(stderr) if style.is_for_people else _Lines(style))

@@ -123,6 +123,16 @@ def test_an_id_is_found_as_it_is_shown(server: Server, client: Redis) -> None:
     assert len(explained(server, shown)) == 1
 
 
+@pytest.mark.parametrize("id_", ["team[blue:3]x", "team[/x]", "build:key:1"])
+def test_an_id_is_shown_as_it_is_though_rich_would_read_it(server: Server, client: Redis, id_: str) -> None:
+    """What looks like Rich's markup, or like the name of an emoji."""
+    write_heartbeat(client, id_.encode(), "unreadable")
+    assert any(line.startswith(f"{id_} ") for line in run_on_terminal(server.url, "--explain").screen)
+    assert f"Coordinator  {id_}" in run_on_terminal(server.url, "--explain", id_).screen
+    unknown = " ".join(run_on_terminal(server.url, "--explain", f"{id_}2").screen)
+    assert f"No coordinator '{id_}2', and no key that names it." in unknown
+
+
 def test_nobody_of_that_name(server: Server, fleet: Redis) -> None:
     assert explained(server, "nobody") == {}
     assert "No coordinator 'nobody', and no key that names it." in " ".join(
