@@ -39,17 +39,14 @@ class MetricsSettings(Environment):
         str, Field(min_length=1, description="the address that the metrics endpoint listens on")
     ] = "127.0.0.1"
 
-    @field_validator("cleanup_metrics_port", mode="before")
-    @classmethod
-    def _address_of_a_service(cls, value: Any) -> Any:
-        """In Kubernetes a service called cleanup-metrics puts its address there; nobody asked for a port."""
-        return None if isinstance(value, str) and _SERVICE.fullmatch(value) else value
-
     @field_validator("cleanup_metrics_port")
     @classmethod
     def _ports_that_exist(cls, value: str | None) -> str | None:
+        """In Kubernetes a service called cleanup-metrics puts its address there; nobody asked for a port."""
+        if value is None or _SERVICE.fullmatch(value):
+            return None
         ports = _ports(value)
-        if value is not None and not (ports and ports[0] > 0 and ports[-1] <= 65535):
+        if not (ports and ports[0] > 0 and ports[-1] <= 65535):
             raise ValueError("no such port")
         return value
 

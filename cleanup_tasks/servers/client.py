@@ -9,10 +9,11 @@ from typing import Any, cast
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import DefaultParser
-from redis.exceptions import AuthenticationError, ResponseError, TimeoutError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
 
-from cleanup_tasks.servers.sentinels import Sentinels
+from cleanup_tasks.servers.errors import in_short
 from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address
 
@@ -47,6 +48,37 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
         if time.monotonic() > self._until_s:
             raise TimeoutError(f"a reply was not complete after {REPLY_S:g} s")
         return super().read_from_socket(*arguments, **options)
+
+
+class Sentinels(Sentinel):
+    """redis-py's, but for its message, which shows every client with all its options."""
+
+    def discover_master(self, service_name: str) -> Any:
+        """The host and port of a service's primary.
+
+        Raises:
+            AuthenticationError: no sentinel takes our login.
+            MasterNotFoundError: none of them knows a primary now; the message says what each of them said.
+        """
+        reasons: list[str] = []
+        refusals = 0
+        for number, sentinel in enumerate(self.sentinels):
+            place = "{host}:{port}".format(**sentinel.connection_pool.connection_kwargs)
+            try:
+                services: Any = sentinel.sentinel_masters()
+            except RedisError as error:
+                reasons.append(f"{place}: {in_short(error)}")
+                refusals += isinstance(error, AuthenticationError)
+                continue
+            state = services.get(service_name)
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                # whoever answers is asked first the next time
+                self.sentinels.insert(0, self.sentinels.pop(number))
+                return state["ip"], state["port"]
+            known = "it counts as down" if state else f"known are {', '.join(sorted(services)) or 'none'}"
+            reasons.append(f"{place}: {known}")
+        kind = AuthenticationError if refusals == len(reasons) else MasterNotFoundError
+        raise kind(f"no sentinel names a primary of {service_name!r} ({'; '.join(reasons)})")
 
 
 def client_of(address: Address, host: str, port: int, tls: Tls) -> Redis:
@@ -113,9 +145,8 @@ def _of_server(address: Address, tls: Tls) -> dict[str, Any]:
 def version_of(client: Redis) -> str:
     """Name and version of a server, by HELLO, which each user may send."""
     answer = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
-    pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
-    said = {name.decode(): value for name, value in pairs}
-    return f"{said['server'].decode()} {said['version'].decode()}"
+    said = dict(zip(answer[::2], answer[1::2], strict=True))
+    return f"{said[b'server'].decode()} {said[b'version'].decode()}"
 
 
 def noted_ms(client: Redis, key: bytes) -> int:

@@ -45,7 +45,6 @@ _PLACE = re.compile(
     r"(?:(?P<login>[^/]*)@)?(?P<hosts>[^/@?#]*)(?P<path>/[^@?#]*)?(?:\?(?P<parameters>[^#]*))?"
 )
 _UNIX = re.compile(r"unix://(?:(?P<login>[^/]*)@)?(?P<path>/[^?#]+)(?:\?db=(?P<database>[0-9]+))?")
-_DEFAULT_PORTS = {Layout.SERVER: 6379, Layout.CLUSTER: 6379, Layout.SENTINEL: 26379}
 _SENTINEL_FILES = ("sentinel_ca_file", "sentinel_cert_file", "sentinel_key_file")
 _SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password", "sentinel_tls", *_SENTINEL_FILES)
 
@@ -143,7 +142,8 @@ def _servers(layout: Layout, tls: bool, place: str) -> Address:
     if not match:
         raise ValueError("the characters / ? # @ and % of user and password must be written as %XX")
     service, database = _path(layout, [part for part in (match["path"] or "").split("/") if part])
-    hosts = tuple(_host(text, _DEFAULT_PORTS[layout]) for text in match["hosts"].split(","))
+    default_port = 26379 if layout is Layout.SENTINEL else 6379
+    hosts = tuple(_host(text, default_port) for text in match["hosts"].split(","))
     if layout is Layout.SERVER and len(hosts) > 1:
         raise ValueError("it names more than one host, and only a cluster or sentinels have more than one")
     username, password = _login(match["login"])
