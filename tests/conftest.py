@@ -15,7 +15,7 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.servers import restarts
-from cleanup_tasks.sweep import grace, notes
+from cleanup_tasks.sweep import notes, skips
 from demo.servers import Server, running_server
 from tests.support import leftovers
 from tests.support.backends import backend_of, forget_backend
@@ -44,7 +44,7 @@ def _forget_servers() -> None:
     """What a process remembers of the servers it has swept is of one test."""
     notes._remembered.clear()
     restarts._answering.clear()
-    grace._warn_once.cache_clear()
+    skips._warn_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from cleanup_tasks.sweep.activities import chunks
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Fleet
-from cleanup_tasks.sweep.grace import reason_to_skip
 from cleanup_tasks.sweep.holds import Held, Hold
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.orphans import Sightings, bare_orphans
+from cleanup_tasks.sweep.skips import reason_to_skip
 
 Verdict = Literal["stale", "orphaned", "unreadable", "active"]
 #: Which come first: those about which something is done.

@@ -1,17 +1,23 @@
-"""Since when one sweep after the other is skipped: for too long that is no success.
+"""Sweeps that are skipped: why, and since when. Where that goes on for too long it is no success.
+
+Servers that came up, or took over, a moment ago are left alone: coordinators need time to find them.
 
 The first sweep that is skipped notes when that was, in a key of the coordination Redis. The next one that
 comes to its end deletes the note, so a Redis that is swept as it should be has none.
 """
 
 import contextlib
+import functools
+from collections.abc import Iterator
 
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from cleanup_tasks.reporting.log import utc
+from cleanup_tasks.reporting.log import logger, utc
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import noted_ms
+from cleanup_tasks.servers.restarts import note_loading, reason_to_wait
 from cleanup_tasks.servers.topology import Topology
+from cleanup_tasks.sweep.options import Options
 
 #: For how many intervals sweeps may be skipped without one that comes to its end.
 INTERVALS = 3
@@ -21,16 +27,33 @@ class AlwaysSkipped(RedisError):
     """This sweep is skipped, as all were for a long time."""
 
 
+def reason_to_skip(servers: Topology, options: Options) -> str | None:
+    """Why these servers are not to be swept now with these options, or None."""
+    grace_s = options.restart_grace_s
+    if options.force or not grace_s:
+        return None
+    try:
+        infos = servers.infos()
+    except ResponseError as error:
+        _warn_once(f"INFO is refused, so a server that came up a moment ago is swept as any other: {error}")
+        return None
+    return reason_to_wait(str(options.address), infos, grace_s)
+
+
+@contextlib.contextmanager
+def noting_that_it_loads(options: Options) -> Iterator[None]:
+    """Note that a server has not been there for long, where it says so in this block."""
+    try:
+        yield
+    except BusyLoadingError:
+        note_loading(str(options.address))
+        raise
+
+
 def note_skip(servers: Topology, interval_s: int, reason: str) -> None:
-    """Note that one more sweep is skipped.
+    """Note that one more is skipped for this reason; raises AlwaysSkipped where that is no success.
 
-    Args:
-        servers: where it was to sweep.
-        interval_s: how often sweeps are due, in seconds.
-        reason: why it is skipped.
-
-    Raises:
-        AlwaysSkipped: that is no success any more.
+    `interval_s`: how often sweeps are due, in seconds.
     """
     limit_ms = INTERVALS * interval_s * 1000
     since_ms = now_ms = 0
@@ -51,3 +74,9 @@ def forget_skips(servers: Topology) -> None:
     """Forget those before, for a sweep has come to its end."""
     with contextlib.suppress(RedisError):
         servers.client_for(keys.SKIPPED).unlink(keys.SKIPPED)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Say it in the first sweep of a process alone."""
+    logger.warning("%s", text)

@@ -29,9 +29,8 @@ from cleanup_tasks.servers.url import Layout
 from cleanup_tasks.sweep.cleaner import Cleaner
 from cleanup_tasks.sweep.cooldown import note_last, seconds_since_last
 from cleanup_tasks.sweep.garbage import without_garbage_collection
-from cleanup_tasks.sweep.grace import noting_that_it_loads, reason_to_skip
 from cleanup_tasks.sweep.options import Options
-from cleanup_tasks.sweep.skips import forget_skips, note_skip
+from cleanup_tasks.sweep.skips import forget_skips, note_skip, noting_that_it_loads, reason_to_skip
 
 #: Why a sweep that found the lock held did nothing.
 LOCKED = "another sweep is running"
