@@ -1,15 +1,16 @@
 -- Deletes groups of keys, each only if nothing that it was judged by has changed since.
 --
--- KEYS  the key of each guard, then the keys of all groups, group after group.
+-- KEYS  the keys of the guards: first those that are values, then those that must be absent, then those that
+--       are fields of hashes; then the keys of all groups, group after group.
 -- ARGV  1  the server's time in ms since the epoch at which all was judged: before it, nothing is deleted
 --       2  1 for a dry run, which counts what would go, else 0
---       3  how many of the KEYS are those of groups
---       4  what each guard expects, a letter each: v a string with this value, or beginning with it where it
---          has 65,537 bytes, or, where it is empty, a key that is missing, empty or of another type; a no key of
---          any type; f a hash of which a field has this value
---       5  the groups, as 16-bit numbers, the low byte first; for each group: how many guards it has, their
---          numbers from 0, and how many keys
---       then for each guard the expected value (empty for a); then for each guard f the field's name
+--       3  how many guards are values: a string with this value, or beginning with it where it has 65,537 bytes,
+--          or, where it is empty, a key that is missing, empty or of another type
+--       4  how many are absent keys: no key of any type
+--       5  how many are fields: a hash of which a field has this value
+--       6  the groups, as 32-bit numbers, the low byte first; for each group: how many keys it has, how many
+--          guards, and the guards' numbers: values from 0, fields from 1,000,000, absent keys from 2,000,000
+--       then the value that is expected of each guard that is one; then each field's name and value
 -- Returns the number of keys deleted, and the numbers from 0 of the groups that were kept.
 --
 -- A call whose numbers don't add up is refused, and nothing is touched. No shebang line: Redis 6.2 knows none,
@@ -19,31 +20,33 @@
 local MAX_ARGUMENTS = 5000
 -- No more of a value is read, whatever it has become.
 local LAST_BYTE = '65536'
-local VALUE, ABSENT, FIELD = ('vaf'):byte(1, 3)
+local FIRST_FIELD, FIRST_ABSENT = 1000000, 2000000
 
-local judged_at, dry_run, group_keys, kinds, layout = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local guards, fields = #KEYS - (group_keys or 0), kinds and select(2, kinds:gsub('f', ''))
+local judged_at, dry_run, layout = ARGV[1], ARGV[2], ARGV[6]
+local values, absent, fields = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
--- The 16-bit number at a place in the layout.
+-- The number at a place in the layout; nil where it ends before or in the middle.
 local function number_at(at)
-  local low, high = layout:byte(at, at + 1)
-  return high and low + 256 * high
+  local a, b, c, d = layout:byte(at, at + 3)
+  return d and a + 256 * (b + 256 * (c + 256 * d))
 end
 
--- Whether the groups hold all keys. Their guards' numbers matter only where a guard has changed.
-local function groups_add_up()
-  local at, keys = 1, 0
+-- Whether the groups hold so many keys. Their guards' numbers matter only where a guard has changed.
+local function groups_hold(number)
+  local at = 1
   while at <= #layout do
-    local its_guards = number_at(at)
-    local its_keys = its_guards and number_at(at + 2 + 2 * its_guards)
-    if not its_keys then return false end
-    at, keys = at + 4 + 2 * its_guards, keys + its_keys
+    local its_keys, its_guards = number_at(at), number_at(at + 4)
+    if not its_guards then return false end
+    at, number = at + 8 + 4 * its_guards, number - its_keys
   end
-  return keys == group_keys
+  return at == #layout + 1 and number == 0
 end
 
-if #ARGV < 5 or not judged_at:find('^%d%d%d%d%d%d%d%d%d%d%d%d%d+$') or not (dry_run == '0' or dry_run == '1')
-  or #kinds ~= guards or kinds:find('[^vaf]') or #ARGV ~= 5 + guards + fields or not groups_add_up() then
+local function is_number(text) return text:find('^%d+$') end
+
+if #ARGV < 6 or not judged_at:find('^%d%d%d%d%d%d%d%d%d%d%d%d%d+$') or not (dry_run == '0' or dry_run == '1')
+  or not (is_number(ARGV[3]) and is_number(ARGV[4]) and is_number(ARGV[5]))
+  or #ARGV ~= 6 + values + 2 * fields or not groups_hold(#KEYS - values - absent - fields) then
   return redis.error_reply('ERR the numbers of this call do not add up; nothing was touched')
 end
 
@@ -63,30 +66,31 @@ local function read(key)
   return value.err:find('WRONGTYPE', 1, true) and '' or redis.call('GETRANGE', key, '0', LAST_BYTE)
 end
 
--- The guards that have changed, as a set of their numbers from 1.
+-- The guards that have changed, as a set of their numbers.
 local function find_changed()
-  local changed, absent, any = {}, {}, false
-  local field = 5 + guards
-  for guard = 1, guards do
-    local kind, value, expected = kinds:byte(guard), '', ARGV[5 + guard]
-    if kind == VALUE then
-      value = read(KEYS[guard])
-    elseif kind == FIELD then
-      field = field + 1
-      value = redis.pcall('HMGET', KEYS[guard], ARGV[field])[1]
-    else
-      absent[#absent + 1] = KEYS[guard]
-    end
-    if value ~= expected then changed[guard], any = true, true end
+  local changed, any = {}, false
+  local function note(number) changed[number], any = true, true end
+  for value = 1, values do
+    if read(KEYS[value]) ~= ARGV[6 + value] then note(value - 1) end
   end
-  if #absent > 0 and count('EXISTS', absent, 1, #absent) > 0 then
-    for guard = 1, guards do
-      if kinds:byte(guard) == ABSENT and redis.call('EXISTS', KEYS[guard]) == 1 then
-        changed[guard], any = true, true
-      end
+  if count('EXISTS', KEYS, values + 1, values + absent) > 0 then
+    for key = 1, absent do
+      if redis.call('EXISTS', KEYS[values + key]) == 1 then note(FIRST_ABSENT + key - 1) end
     end
+  end
+  for field = 1, fields do
+    local its = 6 + values + 2 * field
+    local answer = redis.pcall('HMGET', KEYS[values + absent + field], ARGV[its - 1])
+    if answer[1] ~= ARGV[its] then note(FIRST_FIELD + field - 1) end
   end
   return any and changed
+end
+
+-- Whether there is a guard of this number.
+local function is_guard(number)
+  if number < FIRST_FIELD then return number < values end
+  if number < FIRST_ABSENT then return number - FIRST_FIELD < fields end
+  return number - FIRST_ABSENT < absent
 end
 
 -- Redis 6.2 may be told to replicate scripts as they are, and then permits no write after TIME, unless:
@@ -94,23 +98,23 @@ if redis.replicate_commands then redis.replicate_commands() end
 local clock = redis.call('TIME')
 local too_early = clock[1] * 1000 + math.floor(clock[2] / 1000) < tonumber(judged_at)
 local command = dry_run == '1' and 'EXISTS' or 'UNLINK'
+local first = values + absent + fields + 1
 local changed = not too_early and find_changed()
-if not (changed or too_early) then return {count(command, KEYS, guards + 1, #KEYS), {}} end
+if not (changed or too_early) then return {count(command, KEYS, first, #KEYS), {}} end
 
 local kept, doomed = {}, {}
-local at, key, group = 1, guards, 0
+local at, key, group = 1, first, 0
 while at <= #layout do
-  local its_guards, keep = number_at(at), too_early
-  for position = 1, its_guards do
-    local guard = number_at(at + 2 * position) + 1
-    keep = keep or changed[guard] or guard > guards
+  local its_keys, its_guards, keep = number_at(at), number_at(at + 4), too_early
+  for guard = 1, its_guards do
+    local number = number_at(at + 4 + 4 * guard)
+    keep = keep or changed[number] or not is_guard(number)
   end
-  local its_keys = number_at(at + 2 + 2 * its_guards)
   if keep then
     kept[#kept + 1] = group
   else
-    for position = key + 1, key + its_keys do doomed[#doomed + 1] = KEYS[position] end
+    for position = key, key + its_keys - 1 do doomed[#doomed + 1] = KEYS[position] end
   end
-  at, key, group = at + 4 + 2 * its_guards, key + its_keys, group + 1
+  at, key, group = at + 8 + 4 * its_guards, key + its_keys, group + 1
 end
 return {count(command, doomed, 1, #doomed), kept}

@@ -1,10 +1,9 @@
 """What an engine is given: guards, and groups of keys that go only if their guards are unchanged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
-
-from redis.exceptions import ResponseError
 
 from cleanup_tasks.servers.errors import is_wrong_type
 from cleanup_tasks.servers.values import KeyCommand, compare_read
@@ -14,43 +13,9 @@ EngineName = Literal["lua", "python"]
 
 #: To compare this much of a value takes the server as long as to delete a key.
 BYTES_LIKE_A_KEY = 1_000
-
-
-#: What a guard expects, by the letter that the Lua script is told: what is read of a string, `VALUE_BYTES`
-#: at most, where nothing stands for a key that is missing, empty or of another type; no key of any type; a
-#: hash of which a field has a certain value.
-VALUE, ABSENT, FIELD = b"vaf"
-_TWO_ABSENT, _TWO_EMPTY = bytes((ABSENT, ABSENT)), (b"", b"")
-
-
-class Guards:
-    """What was found of somebody when it was judged, and must not have changed."""
-
-    __slots__ = ("expected", "fields", "kinds", "load", "names", "value_bytes")
-
-    def __init__(
-        self,
-        names: tuple[bytes, ...],
-        kinds: bytes,
-        expected: tuple[bytes, ...],
-        fields: tuple[bytes, ...] = (),
-    ) -> None:
-        """Some guards.
-
-        Args:
-            names: the key of each.
-            kinds: the kind of each, a letter.
-            expected: the value of each; empty for the kind ABSENT.
-            fields: the hash fields of those of kind FIELD, in their order.
-        """
-        self.names = names
-        self.kinds = kinds
-        self.expected = expected
-        self.fields = fields
-        #: The length of all values.
-        self.value_bytes = sum(map(len, expected))
-        #: What it costs the server to compare them, in deletions of a key.
-        self.load = len(names) + self.value_bytes // BYTES_LIKE_A_KEY
+#: The number of the first guard that is a hash field, and of the first that is an absent key; values have
+#: numbers from 0. There are never so many of a kind.
+FIRST_FIELD, FIRST_ABSENT = 1_000_000, 2_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -65,12 +30,14 @@ class Batch:
     judged_at_ms: int
     #: Deletes nothing, and counts what would go.
     dry_run: bool = False
-    #: A guard each: its key, its kind, and the value that is expected.
-    guards: list[bytes] = field(default_factory=list)
-    kinds: bytearray = field(default_factory=bytearray)
+    #: Guards that are values of strings: their keys, and what was read of each, `VALUE_BYTES` at most. Nothing
+    #: stands for a key that is missing, empty or of another type.
+    values: list[bytes] = field(default_factory=list)
     expected: list[bytes] = field(default_factory=list)
-    #: The hash fields of the guards of kind FIELD, in their order.
-    fields: list[bytes] = field(default_factory=list)
+    #: Guards that are hash fields: hash, field and value of each.
+    fields: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    #: Guards that are absent keys: there must be no key of any type.
+    absent: list[bytes] = field(default_factory=list)
     #: The keys of all groups, group after group.
     keys: list[bytes] = field(default_factory=list)
     #: Per group: the numbers of its guards, how many of the keys are its own, and what the caller calls it.
@@ -80,32 +47,26 @@ class Batch:
     #: What the batch costs the server, in deletions of a key.
     load: int = 0
 
-    def add_guards(self, guards: Guards) -> tuple[int, ...]:
-        """Add guards; returns their numbers."""
-        first = len(self.guards)
-        self.guards += guards.names
-        self.kinds += guards.kinds
-        self.expected += guards.expected
-        if guards.fields:
-            self.fields += guards.fields
-        self.load += guards.load
-        return (first, first + 1) if len(guards.names) == 2 else tuple(range(first, len(self.guards)))
+    def add_values(self, keys: Sequence[bytes], expected: Sequence[bytes]) -> tuple[int, ...]:
+        """Add guards: keys, and the value of each; returns their numbers."""
+        first = len(self.values)
+        self.values += keys
+        self.expected += expected
+        self.load += len(keys) + sum(map(len, expected)) // BYTES_LIKE_A_KEY
+        return tuple(range(first, first + len(keys)))
 
-    def add_absent(self, names: tuple[bytes, ...]) -> tuple[int, ...]:
-        """Add guards of two keys that must not exist; returns their numbers."""
-        first = len(self.guards)
-        self.guards += names
-        self.kinds += _TWO_ABSENT
-        self.expected += _TWO_EMPTY
-        self.load += 2
-        return (first, first + 1)
+    def add_field(self, key: bytes, name: bytes, expected: bytes) -> int:
+        """Add a guard: the field of a hash, and its value; returns its number."""
+        self.fields.append((key, name, expected))
+        self.load += 1
+        return FIRST_FIELD + len(self.fields) - 1
 
-    def guard(self, number: int) -> Guards:
-        """One of the guards."""
-        is_field = self.kinds[number] == FIELD
-        fields = (self.fields[self.kinds[:number].count(FIELD)],) if is_field else ()
-        kind = bytes(self.kinds[number : number + 1])
-        return Guards((self.guards[number],), kind, (self.expected[number],), fields)
+    def add_absent(self, keys: Sequence[bytes]) -> tuple[int, ...]:
+        """Add guards: keys that must not exist; returns their numbers."""
+        first = FIRST_ABSENT + len(self.absent)
+        self.absent += keys
+        self.load += len(keys)
+        return (first, first + 1) if len(keys) == 2 else tuple(range(first, first + len(keys)))
 
     def add_group(self, guards: tuple[int, ...], keys: Sequence[bytes], subject: Any = None) -> None:
         """Add keys that go if none of these guards has changed; `subject` is the caller's own."""
@@ -117,47 +78,53 @@ class Batch:
 
     def group_keys(self) -> list[list[bytes]]:
         """The keys of each group."""
-        starts = [0]
-        for size in self.group_sizes:
-            starts.append(starts[-1] + size)
-        return [
-            self.keys[start : start + size] for start, size in zip(starts, self.group_sizes, strict=False)
-        ]
+        keys = iter(self.keys)
+        return [[next(keys) for _ in range(size)] for size in self.group_sizes]
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers of all guards."""
+        firsts = ((0, self.values), (FIRST_FIELD, self.fields), (FIRST_ABSENT, self.absent))
+        return chain.from_iterable(range(first, first + len(guards)) for first, guards in firsts)
+
+    def guarded(self) -> list[bytes]:
+        """The key of each guard, in the order of their numbers."""
+        return [*self.values, *(key for key, _, _ in self.fields), *self.absent]
+
+    def copy_guard(self, number: int, batch: "Batch") -> int:
+        """Add a guard of another batch too; returns its number here."""
+        if number >= FIRST_ABSENT:
+            return self.add_absent([batch.absent[number - FIRST_ABSENT]])[0]
+        if number >= FIRST_FIELD:
+            return self.add_field(*batch.fields[number - FIRST_FIELD])
+        return self.add_values([batch.values[number]], [batch.expected[number]])[0]
 
     def questions(self) -> list[KeyCommand]:
         """A command for each guard that asks what is there; see `changed`."""
-        fields = iter(self.fields)
+        return [*self.questions_of_content(), *(("EXISTS", key) for key in self.absent)]
+
+    def questions_of_content(self) -> list[KeyCommand]:
+        """The first of `questions`, for all guards that are no absent keys."""
         return [
-            compare_read(key, expected)
-            if kind == VALUE
-            else ("EXISTS", key)
-            if kind == ABSENT
-            else ("HMGET", key, next(fields))
-            for key, kind, expected in zip(self.guards, self.kinds, self.expected, strict=True)
+            *map(compare_read, self.values, self.expected),
+            *(("HMGET", key, name) for key, name, _ in self.fields),
         ]
 
     def changed(self, answers: list[Any]) -> set[int]:
         """The numbers of the guards that have changed by the answers to `questions`, errors among it."""
-        if answers == self.expected:  # all of them are values
+        expected = [*self.expected, *([value] for _, _, value in self.fields), *(0 for _ in self.absent)]
+        if answers == expected:
             return set()
-        guards = zip(self.kinds, self.expected, answers, strict=True)
-        return {number for number, guard in enumerate(guards) if not _holds(*guard)}
+        return {
+            number
+            for number, before, answer in zip(self.numbers(), expected, answers, strict=True)
+            if answer != before and not (is_wrong_type(answer) and before == b"")
+        }
 
     def kept(self, changed: set[int]) -> list[int]:
         """The numbers of the groups that stay because one of these guards has changed."""
         if not changed:
             return []
         return [number for number, guards in enumerate(self.group_guards) if not changed.isdisjoint(guards)]
-
-
-def _holds(kind: int, expected: bytes, answer: Any) -> bool:
-    if kind == ABSENT:
-        return bool(answer == 0)
-    if kind == FIELD:
-        return bool(answer == [expected])
-    if isinstance(answer, ResponseError) and is_wrong_type(answer):
-        return not expected
-    return bool(answer == expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ class BySlot:
         #: What makes it useless to go on.
         self.error: Exception | None = None
         self._slot_of = slot_of
-        self._guard_slots = list(map(slot_of, batch.guards))
+        #: number of a guard -> its key.
+        self._guarded = dict(zip(batch.numbers(), batch.guarded(), strict=True))
         self._keys = batch.group_keys()
         self._kept: set[int] = set()
         self._failed: set[int] = set()
@@ -78,7 +79,7 @@ class BySlot:
                 continue
             for guard in guards:
                 if guard not in copies:
-                    copies[guard] = step.add_guards(self.batch.guard(guard))[0]
+                    copies[guard] = step.copy_guard(guard, self.batch)
             step.add_group(tuple(copies[guard] for guard in guards), keys, number)
         return steps
 
@@ -100,7 +101,7 @@ class BySlot:
     def _deletes_a_guard(self, number: int) -> bool:
         """Whether a group is a coordinator's last: whatever else depends on its guards has to go before."""
         key = self._keys[number][-1]
-        return any(self.batch.guards[guard] == key for guard in self.batch.group_guards[number])
+        return any(self._guarded[guard] == key for guard in self.batch.group_guards[number])
 
     def _step_of(self, number: int) -> tuple[int | None, list[int]]:
         """The slot of a group's step, and the guards that are there; None: the group has no step.
@@ -110,7 +111,7 @@ class BySlot:
         """
         key, guards = self._keys[number][-1], self.batch.group_guards[number]
         slot = self._slot_of(key)
-        there = [guard for guard in guards if self._guard_slots[guard] == slot]
+        there = [guard for guard in guards if self._slot_of(self._guarded[guard]) == slot]
         if there and (len(there) == len(guards) or self._deletes_a_guard(number)):
             return slot, there
         return None, []

@@ -77,7 +77,7 @@ class ClusterEngine:
         answers = self._cluster.ask(batch.questions())
         unknown = {
             number
-            for number, answer in enumerate(answers)
+            for number, answer in zip(batch.numbers(), answers, strict=True)
             if isinstance(answer, RedisError) and not is_wrong_type(answer) and self._cluster.failed(answer)
         }
         work.keep(batch.kept(batch.changed(answers) - unknown))

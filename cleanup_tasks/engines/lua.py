@@ -143,27 +143,21 @@ class LuaEngine:
 
     def _call(self, batch: Batch) -> Command:
         """The call for a batch, as the script's head describes it."""
-        arguments: list[bytes | str] = [
-            str(batch.judged_at_ms),
-            str(int(batch.dry_run)),
-            str(len(batch.keys)),
-            bytes(batch.kinds),
-            _layout(batch),
-        ]
+        guards = (batch.values, batch.absent, batch.fields)
+        names = [*batch.values, *batch.absent, *(key for key, _, _ in batch.fields), *batch.keys]
         return (
-            *("EVALSHA", self._sha, str(len(batch.guards) + len(batch.keys))),
-            *batch.guards,
-            *batch.keys,
-            *arguments,
+            *("EVALSHA", self._sha, str(len(names)), *names),
+            *(str(batch.judged_at_ms), str(int(batch.dry_run)), *(str(len(kind)) for kind in guards)),
+            _layout(batch),
             *batch.expected,
-            *batch.fields,
+            *chain.from_iterable((name, value) for _, name, value in batch.fields),
         )
 
 
 def _layout(batch: Batch) -> bytes:
-    """How many guards each group has, their numbers, and how many keys; 16 bits each, low byte first."""
+    """For each group how many keys and how many guards it has, and their numbers; 32 bits each, low byte first."""
     groups = zip(batch.group_guards, batch.group_sizes, strict=True)
-    numbers = array("H", chain.from_iterable((len(guards), *guards, size) for guards, size in groups))
+    numbers = array("I", chain.from_iterable((size, len(guards), *guards) for guards, size in groups))
     if byteorder == "big":
         numbers.byteswap()
     return numbers.tobytes()

@@ -10,12 +10,12 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from cleanup_tasks.engines.batch import Answer, Batch, EngineName
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import is_wrong_type
-from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, or_raise
+from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, chunks, or_raise
 
 #: How often a batch is tried when its guards change between the look and the deletion.
 ATTEMPTS = 5
-#: Keys of one WATCH. Redis looks through all that the connection watches for each of them, so one that names
-#: many keeps others waiting.
+#: Keys of one WATCH or EXISTS. Redis looks through all that the connection watches for each of a WATCH, so one
+#: that names many keeps others waiting.
 WATCH_KEYS = 300
 #: Redis before 7.2 puts nothing into a transaction then, not even a deletion, and without one nothing can be
 #: deleted only if it has not changed.
@@ -116,23 +116,24 @@ class _Transaction:
         self.batch = batch
         self._watches: list[Command] = []
         self._questions: list[Command] = []
+        #: Whether each absent key is asked for alone: it is so once one of them is there.
+        self._asks_apart = False
         #: Commands whose answers are still to come; None: it is not decided yet.
         self._commands: list[Command] | None = None
         #: Why it could not be decided.
         self._error: RedisError | None = None
-        self._kept: list[int] = []
+        #: The groups that stay; None: which ones will be known after another look.
+        self._kept: list[int] | None = None
 
     def look(self) -> None:
         """Ask for what the guards say now; all that is read is watched before."""
         batch = self.batch
         self._commands = None
-        guards = list(dict.fromkeys(batch.guards))
-        self._watches = [
-            ("WATCH", *guards[start : start + WATCH_KEYS]) for start in range(0, len(guards), WATCH_KEYS)
-        ]
+        self._watches = [("WATCH", *some) for some in chunks(list(dict.fromkeys(batch.guarded())), WATCH_KEYS)]
+        absent = [("EXISTS", *some) for some in chunks(batch.absent, WATCH_KEYS)]
         self._questions = [
             *self._watches,
-            *batch.questions(),
+            *(batch.questions() if self._asks_apart else [*batch.questions_of_content(), *absent]),
             ("TIME",),
             # Answered before anything is deleted: where MULTI is refused, an UNLINK sent behind it would be
             # done at once, whatever has changed.
@@ -146,24 +147,23 @@ class _Transaction:
             return
         try:
             with self.connection.lost_if_interrupted():
-                *answers, clock, _multi = self._answers()
-                doomed = self._doomed(time_ms(clock), answers)
+                doomed = self._doomed(*self._answers())
                 delete = ("EXISTS" if self.batch.dry_run else "UNLINK", *doomed)
                 self._commands = [delete, ("EXEC",)] if doomed else [("EXEC",)]
                 self.connection.send(*self._commands)
         except RedisError as error:
             self._error = error
 
-    def _answers(self) -> list[Any]:
-        """What was answered to the look; that a key is of another type is an answer like others."""
+    def _answers(self) -> tuple[list[Any], int]:
+        """What was answered about the guards, and the time; that a key is of another type is an answer too."""
         answers = self.connection.receive_each(len(self._questions))
         for answer in answers:
             if isinstance(answer, ResponseError) and not is_wrong_type(answer):
                 raise answer
-        return answers
+        return answers[len(self._watches) : -2], time_ms(answers[-2])
 
     def result(self) -> Answer | None:
-        """What was done; None where a guard changed after the look, so that nothing was.
+        """What was done; None where nothing was, and it takes another look to know why.
 
         Raises what went wrong here or in `decide`.
         """
@@ -171,6 +171,8 @@ class _Transaction:
             raise self._error
         assert self._commands is not None
         answers = self._done(len(self._commands))
+        if self._kept is None:
+            return None
         if len(answers) == 1:
             return Answer(0, self._kept)
         if answers[-1] is None:
@@ -187,15 +189,20 @@ class _Transaction:
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{error}; {MEMORY_FULL}") from None
 
-    def _doomed(self, now_ms: int, answers: list[Any]) -> list[bytes]:
+    def _doomed(self, answers: list[Any], now_ms: int) -> list[bytes]:
         """The keys that go by what was answered about the guards at that time."""
         batch = self.batch
         if now_ms < batch.judged_at_ms:
             self._kept = list(range(len(batch.subjects)))
             return []
-        self._kept = batch.kept(batch.changed(answers[len(self._watches) :]))
+        if not self._asks_apart:
+            content = len(batch.values) + len(batch.fields)
+            if any(answers[content:]):
+                self._asks_apart, self._kept = True, None
+                return []
+            answers[content:] = [0] * len(batch.absent)
+        self._kept = batch.kept(batch.changed(answers))
         if not self._kept:
             return batch.keys
-        groups = batch.group_keys()
         kept = set(self._kept)
-        return [key for number, keys in enumerate(groups) if number not in kept for key in keys]
+        return [key for number, keys in enumerate(batch.group_keys()) if number not in kept for key in keys]

@@ -47,7 +47,7 @@ WHOLE_ID = (SIGNAL, ACTIVITY)
 #: What SCAN looks for, in one pattern each: heartbeats, and all related keys, ``blocki…`` and ``coordi…``.
 #: Look-alikes have no owner.
 HEARTBEAT_PATTERN = HEARTBEAT + b"*"
-RELATED_PATTERN = b"[bc][lo]o[cr][kd]i*"
+RELATED_PATTERN = b"[bc]?o??i*"
 
 #: Names with more segments than this behind their family have no owner and stay: no writer makes them.
 MAX_SEGMENTS = 32
@@ -124,11 +124,11 @@ def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Own
     if not 2 < len(segments) <= MAX_SEGMENTS + 2:
         return NOBODY
     first, rule = _RULES.get(segments[1], _NO_RULE)
-    return rule(segments[2:], known, lengths) if segments[0] == first else NOBODY
+    return rule(segments, known, lengths) if segments[0] == first else NOBODY
 
 
 def _whole_id(segments: list[bytes], known: Container[bytes], _lengths: Collection[int]) -> Owners:
-    id_ = b":".join(segments)
+    id_ = segments[2] if len(segments) == 3 else b":".join(segments[2:])
     return ((id_,), (), None) if id_ in known else ((), (id_,), None)
 
 
@@ -138,23 +138,23 @@ def _ack(segments: list[bytes], known: Container[bytes], lengths: Collection[int
     Of more parts nobody knows where the id ends. If the first one passed for a coordinator without a
     heartbeat, it would in time be due, and all that is called like it, whosever it is, would go.
     """
-    if len(segments) == 2:  # nearly all of them
-        id_ = segments[0]
+    if len(segments) == 4:  # nearly all of them
+        id_ = segments[2]
         return ((id_,), (), None) if id_ in known else ((), (id_,), None)
-    prefixes = [b":".join(segments[:length]) for length in lengths if length < len(segments)]
-    found = [id_ for id_ in prefixes if id_ in known]
-    return found, (), None
+    prefixes = [b":".join(segments[2 : 2 + length]) for length in lengths if 2 + length < len(segments)]
+    return [id_ for id_ in prefixes if id_ in known], (), None
 
 
 def _message(segments: list[bytes], known: Container[bytes], lengths: Collection[int]) -> Owners:
     """The two parties of a message; of any other form every known id that is whole segments of it."""
-    if len(segments) < 5 or not (segments[-2].isdigit() and segments[-1].isdigit()):
-        return list(dict.fromkeys(id_ for id_, _, _ in _runs(segments, known, lengths))), (), None
+    if len(segments) < 7 or not (segments[-2].isdigit() and segments[-1].isdigit()):
+        return list(dict.fromkeys(id_ for id_, _, _ in _runs(segments[2:], known, lengths))), (), None
     sent_ms = float(segments[-1])  # of any number of digits
-    sender, receiver = segments[:2]
-    if len(segments) == 5 and sender in known and receiver in known and 2 not in lengths:
-        return ((sender, receiver) if sender != receiver else (sender,)), (), sent_ms  # nearly all of them
-    body = segments[:-3]
+    body = segments[2:-3]
+    if len(body) == 2 and 2 not in lengths:
+        sender, receiver = body
+        if sender in known and receiver in known:  # nearly all of them
+            return body if sender != receiver else (sender,), (), sent_ms
     runs = _runs(body, known, lengths)
     beside = _beside(body, runs) if runs else body if len(body) == 2 else []
     return list(dict.fromkeys(id_ for id_, _, _ in runs)), list(dict.fromkeys(beside)), sent_ms

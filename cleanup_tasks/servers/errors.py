@@ -53,9 +53,9 @@ def is_about_the_server(error: Exception) -> bool:
     return isinstance(error, _TEMPORARY) or _TEMPORARY_CODE.match(str(error)) is not None
 
 
-def is_wrong_type(error: Exception) -> bool:
+def is_wrong_type(answer: object) -> bool:
     """Whether a command was refused because a key is of another type."""
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
 def is_unknown_command(error: Exception) -> bool:

@@ -56,6 +56,11 @@ def limits_for(client: Redis) -> Limits:
     return LOW_LATENCY if min(took_s) < HIGH_LATENCY_S else HIGH_LATENCY
 
 
+def chunks(names: list[bytes], size: int) -> Iterator[list[bytes]]:
+    """The names, at most `size` of them at a time."""
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
 class PipelinedConnection:
     """One connection out of a client's pool, for the length of a with block.
 

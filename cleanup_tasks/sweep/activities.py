@@ -8,11 +8,6 @@ from cleanup_tasks.servers.pipelining import Context
 from cleanup_tasks.servers.topology import Topology
 
 
-def chunks(ids: list[bytes], size: int) -> Iterator[list[bytes]]:
-    """The ids, at most `size` of them at a time."""
-    return (ids[start : start + size] for start in range(0, len(ids), size))
-
-
 def read_activities(
     servers: Topology, lots: Iterable[tuple[Context, list[bytes]]], threshold_s: int
 ) -> Iterator[tuple[Context, int, dict[bytes, State], dict[bytes, bytes]]]:

@@ -55,6 +55,8 @@ class Batcher:
         self._keep_heartbeats = keep_heartbeats
         self._blocked = blocked
         self._joins = joins and not keep_heartbeats
+        #: Keys, and other owners of records, in a group where both are.
+        self._most_joined = min(batch_keys, WHOLE_KEYS)
         self._batch = self._new_batch()
         #: id -> the numbers of its guards in the batch.
         self._guards: dict[bytes, tuple[int, ...]] = {}
@@ -109,15 +111,14 @@ class Batcher:
                     return True
         return False
 
-    def _joined(self, due: Due) -> tuple[list[bytes], list[Due]]:
-        """The records that go in one group with their coordinator, and their other owners.
+    def _joined(self, due: Due) -> tuple[list[bytes], dict[bytes, Due]]:
+        """The records that go in one group with their coordinator, and their other owners by id.
 
         They are none where all of it is too much for one step: each of its parts would need all guards.
         """
         joined: list[bytes] = []
-        joined_others: list[Due] = []
-        most = min(self._batch_keys, WHOLE_KEYS)
-        if not self._joins or len(due.records) + len(due.keys) > most:
+        joined_others: dict[bytes, Due] = {}
+        if not self._joins or len(due.records) + len(due.keys) > self._most_joined:
             return joined, joined_others
         for record, (others, absent) in due.records.items():
             for other in others:
@@ -126,8 +127,9 @@ class Batcher:
             else:
                 if not absent:
                     joined.append(record)
-                    joined_others += others
-        return (joined, joined_others) if len(joined_others) <= most else ([], [])
+                    for other in others:
+                        joined_others[other.id] = other
+        return (joined, joined_others) if len(joined_others) <= self._most_joined else ([], {})
 
     def _shared(self, due: Due, joined: Container[bytes]) -> Iterator[Batch]:
         """Add the records that a coordinator holds; gives the batches that are full meanwhile."""
@@ -149,18 +151,19 @@ class Batcher:
             self._batch.add_group(self._guards_of(due), own[start : start + self._batch_keys], (due,))
             yield self._cut()
 
-    def _add_own(self, due: Due, own: list[bytes], others: list[Due]) -> None:
+    def _add_own(self, due: Due, own: list[bytes], others: Mapping[bytes, Due]) -> None:
         """The last group of a coordinator: what is its own, and the heartbeat as the last of it."""
         guards = self._guards_of(due)
-        for other in dict.fromkeys(others):
-            guards += self._guards.get(other.id) or self._guards_of(other)
+        for id_, other in others.items():
+            guards += self._guards.get(id_) or self._guards_of(other)
         if self._keep_heartbeats:
             own.append(keys.signal(due.id))
             self._batch.add_group(guards, own, (due,))
             return
-        own += [family + due.id for family in keys.WHOLE_ID]
+        for family in keys.WHOLE_ID:
+            own.append(family + due.id)
         if not due.is_orphan:
-            own.append(due.guards.names[0])
+            own.append(keys.heartbeat(due.id))
         self._batch.add_group(guards, own, Joined((due,)) if others else due)
 
     def _new_batch(self) -> Batch:
@@ -174,12 +177,18 @@ class Batcher:
     def _guards_of(self, due: Due) -> tuple[int, ...]:
         """The numbers of a coordinator's guards, which are added to the batch if they are not there yet."""
         guards = self._guards.get(due.id)
-        if guards is None:
-            if due.has_gone:
-                guards = self._batch.add_absent(due.guards.names[:2])
-            else:
-                guards = self._batch.add_guards(due.guards)
-            self._guards[due.id] = guards
+        if guards is not None:
+            return guards
+        batch, heartbeat, activity = self._batch, keys.HEARTBEAT + due.id, keys.ACTIVITY + due.id
+        if due.has_gone:
+            guards = batch.add_absent((heartbeat, activity))
+        elif due.heartbeat is not None:
+            guards = batch.add_values((heartbeat, activity), (due.heartbeat, due.activity))
+        else:
+            guards = batch.add_absent((heartbeat,)) + batch.add_values((activity,), (due.activity,))
+            if due.sighting is not None:
+                guards += (batch.add_field(keys.SIGHTINGS, due.id, due.sighting),)
+        self._guards[due.id] = guards
         return guards
 
     def _guards_of_absent(self, id_: bytes) -> tuple[int, ...]:

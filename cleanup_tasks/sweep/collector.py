@@ -5,9 +5,12 @@ from operator import attrgetter
 
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EARLIEST_MS, oldest_active_ms
+from cleanup_tasks.servers.pipelining import chunks
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.activities import chunks, read_activities
-from cleanup_tasks.sweep.fleet import KEY_BYTES, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
+from cleanup_tasks.sweep.activities import read_activities
+from cleanup_tasks.sweep.fleet import KEY_BYTES, LEAST_LOAD, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
+
+_NUMBER = attrgetter("number")
 
 
 class Collector:
@@ -23,11 +26,12 @@ class Collector:
             threshold_s: the threshold of the sweep, in seconds.
         """
         self._fleet = fleet
+        self._coordinators = fleet.coordinators
         self._servers = servers
         self._threshold_s = threshold_s
         self._oldest_active_ms = oldest_active_ms(now_ms, threshold_s)
         #: Coordinators so far apart are not under way at the same time.
-        self._far = servers.limits.batch_keys * (servers.limits.in_flight + 1)
+        self._far = (servers.limits.batch_keys // LEAST_LOAD + 1) * (servers.limits.in_flight + 2)
         self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
@@ -47,7 +51,11 @@ class Collector:
                 elif len(known) > 1 or unknown:
                     self._share(key, known, unknown, sent_ms)
                 elif due := coordinators[known[0]]:
-                    self._hold(key, due)
+                    if due.is_orphan:
+                        self.orphans.add(due.id)
+                    if not key.startswith(keys.WHOLE_ID):
+                        due.keys.append(key)
+                        self._held_bytes += KEY_BYTES + len(key)
             if self._held_bytes > MAX_KEY_BYTES:
                 self._fleet.shrink()
                 self._held_bytes //= 2
@@ -84,54 +92,38 @@ class Collector:
             due.keys = [key for key in due.keys if not self.others(key)]
             due.records = {key: shared for key, shared in due.records.items() if not self.others(key)}
 
-    def _hold(self, key: bytes, due: Due) -> None:
-        """Hold a key that one owns alone."""
-        if due.is_orphan:
-            self.orphans.add(due.id)
-        if not key.startswith(keys.WHOLE_ID):
-            due.keys.append(key)
-            self._held_bytes += KEY_BYTES + len(key)
-
     def _share(
         self, key: bytes, known: Sequence[bytes], unknown: Sequence[bytes], sent_ms: float | None
     ) -> None:
-        """Hold a record that several own, if all of them are due."""
-        coordinators = self._fleet.coordinators
-        due = [one for id_ in known if (one := coordinators[id_])]
+        """Hold a record that several own, if all of them are due.
+
+        It is compared with the values of all its owners if it goes with the first of them. If it goes with the
+        last, the others must only be absent still, which costs less. The last one may hold it only if the next
+        sweep finds it old enough too, for this one may be interrupted in between; and only if the others are
+        so far ahead that it is known by then what became of them.
+        """
+        due = list(filter(None, map(self._coordinators.get, known)))
         absent = unknown
-        if due and due[0].is_orphan and len(due) == len(known) and all(one.is_orphan for one in due):
-            self.orphans.update(known, unknown)
         if len(due) < len(known):
             # those that went in an earlier generation are due too; everybody else is protected
             absent = [id_ for id_ in known if id_ in self._fleet.gone] + [*unknown]
             if not due or len(due) + len(absent) < len(known) + len(unknown):
                 return
-        # the message is the last sign that we have of a party without a heartbeat
-        if unknown and not self._is_old(sent_ms):
-            return
+        elif due[0].is_orphan and all(one.is_orphan for one in due):
+            self.orphans.update(known, unknown)
+        is_old = sent_ms is not None and EARLIEST_MS <= sent_ms < self._oldest_active_ms
         if absent:
+            # the message is the last sign that we have of a party without a heartbeat
+            if unknown and not is_old:
+                return
             self.absent.update(dict.fromkeys(absent, b""))
-        holder, *others = self._holder_first(due, sent_ms) if len(due) > 1 else due
-        holder.records[key] = others, absent
+        if len(due) > 1:
+            if len(due) > 2 or due[0].number > due[1].number:
+                due.sort(key=_NUMBER)
+            if is_old and due[-1].number - due[-2].number >= self._far and not due[-1].is_orphan:
+                due.reverse()
+        due[0].records[key] = due[1:], absent
         self._held_bytes += RECORD_BYTES + len(key)
-
-    def _holder_first(self, due: list[Due], sent_ms: float | None) -> list[Due]:
-        """Which of its owners takes a record with it, and then the others.
-
-        It is compared with the values of all of them if it goes with the first. If it goes with the last, the
-        others must only be absent still, which costs less. The last one may hold it only if the next sweep
-        finds it old enough too, for this one may be interrupted in between; and only if the others are so far
-        ahead that it is known by then what became of them.
-        """
-        if len(due) > 2:
-            due.sort(key=attrgetter("number"))
-        elif due[0].number > due[1].number:
-            due.reverse()
-        is_far = due[-1].number - due[-2].number >= self._far and not due[-1].is_orphan
-        return due[::-1] if is_far and self._is_old(sent_ms) else due
-
-    def _is_old(self, sent_ms: float | None) -> bool:
-        return sent_ms is not None and EARLIEST_MS <= sent_ms < self._oldest_active_ms
 
     def _read_absent(self) -> None:
         """Read the activities of the parties without a heartbeat; who is at work keeps its records."""

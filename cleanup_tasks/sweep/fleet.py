@@ -7,7 +7,6 @@ from collections.abc import Set as AbstractSet
 from itertools import accumulate, count, islice
 from operator import attrgetter
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Guards
 from cleanup_tasks.rules import keys
 
 #: Bytes of memory that a generation takes at most: the stale coordinators that are dealt with before others
@@ -18,6 +17,8 @@ MAX_COORDINATOR_BYTES = 350_000_000
 MAX_KEY_BYTES = 250_000_000
 #: Coordinators that are looked at again for a generation, where it is not known that more fit into it.
 MIN_JUDGED_AGAIN = 10_000
+#: Keys and guards that a coordinator has at least: heartbeat and activity, each as both, and signal.
+LEAST_LOAD = 5
 #: Coordinators whose heartbeats are ahead that are remembered.
 MAX_AHEAD = 100
 #: What CPython 3.11 takes for each, besides its name and its values; measured with tracemalloc.
@@ -25,19 +26,22 @@ DUE_BYTES, KEY_BYTES, RECORD_BYTES = 650, 45, 330
 
 
 _numbers = count()
-#: What is compared of heartbeat and activity, with a heartbeat and without.
-_BEATS, _IS_SILENT = bytes((VALUE, VALUE)), bytes((ABSENT, VALUE))
 
 
 class Due:
     """A coordinator that may go, and what it was judged by."""
 
-    __slots__ = ("guards", "has_gone", "id", "is_orphan", "keys", "number", "records")
-
-    @property
-    def held_bytes(self) -> int:
-        """About what it takes of the worker's memory, without its keys; two names hold its id too."""
-        return DUE_BYTES + 3 * len(self.id) + self.guards.value_bytes
+    __slots__ = (
+        "activity",
+        "has_gone",
+        "heartbeat",
+        "id",
+        "is_orphan",
+        "keys",
+        "number",
+        "records",
+        "sighting",
+    )
 
     def __init__(
         self, id_: bytes, heartbeat: bytes | None, activity: bytes, sighting: bytes | None = None
@@ -51,6 +55,9 @@ class Due:
             sighting: when an orphan was sighted, in ms; None where that does not matter.
         """
         self.id = id_
+        self.heartbeat = heartbeat
+        self.activity = activity
+        self.sighting = sighting
         self.is_orphan = heartbeat is None
         #: Its place in the order in which they go: that in which they were judged.
         self.number = next(_numbers)
@@ -61,14 +68,11 @@ class Due:
         self.records: dict[bytes, tuple[Sequence[Due], Sequence[bytes]]] = {}
         #: Whether it was deleted.
         self.has_gone = False
-        names = (keys.HEARTBEAT + id_, keys.ACTIVITY + id_)
-        kinds, expected = (_BEATS, heartbeat) if heartbeat is not None else (_IS_SILENT, b"")
-        if sighting is None:
-            self.guards = Guards(names, kinds, (expected, activity))
-        else:
-            self.guards = Guards(
-                (*names, keys.SIGHTINGS), kinds + bytes((FIELD,)), (expected, activity, sighting), (id_,)
-            )
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes of the worker's memory, without its keys."""
+        return DUE_BYTES + len(self.id) + len(self.heartbeat or b"") + len(self.activity)
 
     def go(self) -> None:
         """Note that it was deleted."""

@@ -15,8 +15,9 @@ from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import is_older
 from cleanup_tasks.servers.pages import next_count
+from cleanup_tasks.servers.pipelining import chunks
 from cleanup_tasks.servers.topology import Topology
-from cleanup_tasks.sweep.activities import chunks, read_activities
+from cleanup_tasks.sweep.activities import read_activities
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 #: Sightings that are noted at most, about 10 MB of the server's memory; others wait until there is room.

@@ -153,7 +153,7 @@ def test_how_much_one_command_holds_the_server(client: Redis, engine: NamedEngin
     batches = Before(engine, lambda *_: None)
     sent = monitored(client, lambda: sweep_within(client, batches, limits=limits))
     # a batch is full with so many, and one more record may have been begun
-    most = max(len(batch.guards) + len(batch.keys) for batch in batches.batches)
+    most = max(len(batch.guarded()) + len(batch.keys) for batch in batches.batches)
     assert limits.batch_keys < most <= 2 * limits.batch_keys + 2 * MAX_SEGMENTS + 1
     watches = [len(words) - 1 for _sender, words in sent if words[0] == "WATCH"]
     assert bool(watches) == (engine.name == "python")

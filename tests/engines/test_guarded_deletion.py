@@ -1,7 +1,7 @@
 """Guarded deletion, the one primitive: a group goes if none of its guards has changed, and else it stays."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Answer, Batch, Guards
+from cleanup_tasks.engines.batch import Answer, Batch
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import ATTEMPTS, PythonEngine
 from cleanup_tasks.servers.client import server_time_ms
@@ -39,22 +39,22 @@ STATES: dict[str, Callable[[Redis, bytes], object]] = {
 class Guard(NamedTuple):
     """What is expected of a key, and the states in which that holds; in all others it has changed."""
 
-    kind: int
+    kind: Literal["value", "absent", "field"]
     expected: bytes
     holds: set[str]
 
 
-THE_VALUE = Guard(VALUE, b"v", {"v"})
+THE_VALUE = Guard("value", b"v", {"v"})
 GUARDS = {
     "the value v": THE_VALUE,
-    "a number": Guard(VALUE, b"7", {"a number"}),
+    "a number": Guard("value", b"7", {"a number"}),
     "no string": Guard(
-        VALUE,
+        "value",
         b"",
         {"missing", "empty", "hash", "hash, other value", "hash, other field", "list", "set", "stream"},
     ),
-    "no key": Guard(ABSENT, b"", {"missing"}),
-    "a field v": Guard(FIELD, b"v", {"hash"}),
+    "no key": Guard("absent", b"", {"missing"}),
+    "a field v": Guard("field", b"v", {"hash"}),
 }
 
 
@@ -65,8 +65,9 @@ def write_state(client: Redis, key: bytes, state: str) -> None:
 
 def add(batch: Batch, key: bytes, guard: Guard, field: bytes = b"f") -> int:
     """Add a guard to a batch; returns its number."""
-    fields = (field,) if guard.kind == FIELD else ()
-    return batch.add_guards(Guards((key,), bytes([guard.kind]), (guard.expected,), fields))[0]
+    if guard.kind == "field":
+        return batch.add_field(key, field, guard.expected)
+    return (batch.add_absent([key]) if guard.kind == "absent" else batch.add_values([key], [guard.expected]))[0]
 
 
 def one_group(client: Redis, *its_keys: bytes) -> Batch:
@@ -151,13 +152,14 @@ def test_any_guards_and_groups(
         client.set(b"k%d" % number, b"1")
     now_ms = server_time_ms(client)
     batches = Batch(now_ms, dry_run=True), Batch(now_ms)
-    for number, (guard, state) in enumerate(guards):
+    for number, (_, state) in enumerate(guards):
         write_state(client, b"g%d" % number, state)
-        for batch in batches:
-            add(batch, b"g%d" % number, guard)
-    for its_guards, its_keys in groups:
-        for batch in batches:
-            batch.add_group(tuple(its_guards), [b"k%d" % key for key in its_keys])
+    for batch in batches:
+        numbers = [add(batch, b"g%d" % number, guard) for number, (guard, _) in enumerate(guards)]
+        for its_guards, its_keys in groups:
+            batch.add_group(
+                tuple(numbers[guard] for guard in its_guards), [b"k%d" % key for key in its_keys]
+            )
     kept = [
         number
         for number, (its_guards, _) in enumerate(groups)
@@ -289,7 +291,7 @@ def test_a_guard_of_any_kind_is_watched(client: Redis, monkeypatch: pytest.Monke
     batch = two_groups(client)
     write_state(client, KEY, min(guard.holds))
     batch.add_group((add(batch, KEY, guard),), [b"k0", b"k1"])
-    change = "w" if guard.kind != FIELD else "hash, other value"
+    change = "w" if guard.kind != "field" else "hash, other value"
 
     def happen(attempt: int) -> None:
         if attempt == 1:

@@ -5,12 +5,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Answer, Batch, EngineName
+from cleanup_tasks.engines.batch import Answer, Batch, EngineName
 from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.rules import keys
@@ -54,8 +55,7 @@ def batches_of_one(client: Redis, number: int) -> list[Batch]:
     client.set(b"guard", b"v")
     batches = [Batch(10**12) for _ in range(number)]
     for each, batch in enumerate(batches):
-        batch.guards, batch.kinds, batch.expected = [b"guard"], bytearray([VALUE]), [b"v"]
-        batch.add_group((0,), [b"k%d" % each], ())
+        batch.add_group(batch.add_values([b"guard"], [b"v"]), [b"k%d" % each], ())
     return batches
 
 
@@ -104,7 +104,8 @@ class Immediate:
 
     def send(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            kept = batch.kept({number for number in range(len(batch.guards)) if self._changed(batch, number)})
+            answers = [self._answer(*question) for question in batch.questions()]
+            kept = batch.kept(batch.changed(answers))
             doomed = [
                 key for number, its in enumerate(batch.group_keys()) if number not in kept for key in its
             ]
@@ -117,14 +118,11 @@ class Immediate:
     def close(self) -> None:
         self._answered.clear()
 
-    def _changed(self, batch: Batch, number: int) -> bool:
-        key, kind = batch.guards[number], batch.kinds[number]
-        if kind == FIELD:
-            field = batch.fields[batch.kinds[:number].count(FIELD)]
-            return bool(self._client.hget(key, field) != batch.expected[number])
-        if kind == ABSENT:
-            return bool(self._client.exists(key))
-        return bool(self._client.getrange(key, 0, -1) != batch.expected[number])
+    def _answer(self, *question: Any) -> Any:
+        try:
+            return self._client.execute_command(*question)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            return error
 
 
 def test_an_engine_that_never_waits_is_an_engine(client: Redis) -> None:

@@ -9,40 +9,44 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from cleanup_tasks.engines.batch import ABSENT, FIELD, VALUE, Batch, Guards
+from cleanup_tasks.engines.batch import FIRST_ABSENT, FIRST_FIELD, Batch
 from cleanup_tasks.engines.lua import LuaEngine, script_source
 from demo.servers import Server
 from tests.support.sweeping import all_keys, delete, digest, keys_of_command, monitored
 
 pytestmark = pytest.mark.every_server
 
-#: What is guarded: two values, a key that is no string, one that is missing, and two fields of a hash.
-GUARDS = [b"v1", b"v2", b"list", b"missing", b"hash", b"hash"]
-KINDS = b"vvvaff"
-EXPECTED = [b"one", b"two", b"", b"", b"three", b"four"]
-FIELDS = [b"f3", b"f4"]
+#: What is guarded: two values, a key that is no string; one that is missing; and two fields of a hash.
+VALUES = {b"v1": b"one", b"v2": b"two", b"list": b""}
+ABSENT = [b"missing"]
+FIELDS = {b"f3": b"three", b"f4": b"four"}
+GUARDED = [*VALUES, *ABSENT, *(b"hash" for _ in FIELDS)]
 GROUPS = [[b"k0", b"k1"], [b"k2"], [b"k3", b"k4", b"k5"]]
 KEYS = [key for group in GROUPS for key in group]
-EVERYBODY = tuple(range(len(GUARDS)))
+EVERYBODY = (0, 1, 2, FIRST_FIELD, FIRST_FIELD + 1, FIRST_ABSENT)
+#: The largest number that the layout holds.
+LARGEST = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Call:
     """A call of the script, as its head describes it."""
 
-    keys: list[bytes] = field(default_factory=lambda: GUARDS + KEYS)
+    keys: list[bytes] = field(default_factory=lambda: GUARDED + KEYS)
     judged_at: bytes = b"1700000000000"
     dry_run: bytes = b"0"
-    group_keys: bytes = b"%d" % len(KEYS)
-    kinds: bytes = KINDS
+    numbers: list[bytes] = field(
+        default_factory=lambda: [b"%d" % len(kind) for kind in (VALUES, ABSENT, FIELDS)]
+    )
     layout: list[int] = field(default_factory=lambda: layout([EVERYBODY] * len(GROUPS)))
-    #: The expected values, then the names of the fields.
-    rest: list[bytes] = field(default_factory=lambda: EXPECTED + FIELDS)
+    #: The expected values, then names and values of the fields.
+    rest: list[bytes] = field(
+        default_factory=lambda: [*VALUES.values(), *(word for item in FIELDS.items() for word in item)]
+    )
 
     def arguments(self) -> list[bytes]:
         """ARGV."""
-        numbers = array("H", self.layout).tobytes()
-        return [self.judged_at, self.dry_run, self.group_keys, self.kinds, numbers, *self.rest]
+        return [self.judged_at, self.dry_run, *self.numbers, array("I", self.layout).tobytes(), *self.rest]
 
     def words(self) -> list[bytes]:
         """What follows EVAL and the script."""
@@ -54,7 +58,7 @@ def layout(guards: list[tuple[int, ...]]) -> list[int]:
     return [
         number
         for its_guards, its_keys in zip(guards, GROUPS, strict=True)
-        for number in (len(its_guards), *its_guards, len(its_keys))
+        for number in (len(its_keys), len(its_guards), *its_guards)
     ]
 
 
@@ -63,7 +67,7 @@ def write(client: Redis) -> None:
     client.flushall()
     client.mset({b"v1": b"one", b"v2": b"two", **dict.fromkeys(KEYS, b"1")})
     client.rpush(b"list", b"x")
-    client.hset(b"hash", mapping={b"f3": b"three", b"f4": b"four"})
+    client.hset(b"hash", mapping=FIELDS)  # type: ignore[arg-type]
 
 
 def call(client: Redis, words: list[bytes]) -> Any:
@@ -109,7 +113,7 @@ def malformed() -> Iterator[tuple[str, list[bytes]]]:
     yield "a key more", replace(good, keys=[*good.keys, b"v1"]).words()
     # two in each other's place
     for one, other, keys in swapped(good.keys):
-        if one < len(GUARDS):  # within the groups' keys it makes no difference
+        if one < len(GUARDED):  # within the groups' keys it makes no difference
             yield f"keys swapped: {one} {other}", replace(good, keys=keys).words()
     for one, other, arguments in swapped(good.arguments()):
         yield f"arguments swapped: {one} {other}", [*words[: 1 + len(good.keys)], *arguments]
@@ -118,41 +122,37 @@ def malformed() -> Iterator[tuple[str, list[bytes]]]:
         yield f"judged at {text!r}", replace(good, judged_at=text).words()
     for text in (b"", b"2", b"00", b"true", b"x", b"-1"):
         yield f"dry run {text!r}", replace(good, dry_run=text).words()
-    for text in (b"", b"x", b"-1", b"0", b"5", b"7", b"1000", b"6.5", b"nan", b"inf", b"-6"):
-        yield f"keys of groups {text!r}", replace(good, group_keys=text).words()
-    for at, kind in enumerate(KINDS):
-        for letters in (b"", bytes([kind]) * 2, b"x", b"V", b"\0", b"v", b"n", b"a", b"f"):
-            # a key that is missing holds nothing either
-            if letters != bytes([kind]) and not (kind == ABSENT and letters == b"v"):
-                kinds = KINDS[:at] + letters + KINDS[at + 1 :]
-                yield f"kinds {kinds!r}", replace(good, kinds=kinds).words()
+    for at, right in enumerate(good.numbers):
+        for text in (b"", b"x", b"-1", b"0", b"4", b"1000", right + b".0", b"nan", b"inf", b"-" + right, b"0x1"):
+            numbers = [*good.numbers[:at], text, *good.numbers[at + 1 :]]
+            yield f"numbers {numbers!r}", replace(good, numbers=numbers).words()
 
 
 def malformed_layouts(*, wrong_guards: bool = False) -> Iterator[tuple[str, list[bytes]]]:
     """Calls whose groups don't add up, or name guards that there are not."""
     good = Call()
     words = good.words()
-    at = 1 + len(good.keys) + 4
+    at = 1 + len(good.keys) + 5
     for number in range(len(words[at])):
         shorter = words[at][:number] + words[at][number + 1 :]
         yield f"layout without byte {number}", [*words[:at], shorter, *words[at + 1 :]]
-    for longer in (b"\0", b"\0\0", b"\1\0", b"\0\0\1\0", b"\xff\xff\xff\xff"):
+    for longer in (b"\0", b"\0\0\0\0", b"\1\0\0\0", b"\0\0\0\0\1\0\0\0", b"\xff" * 8):
         yield f"layout and {longer!r}", [*words[:at], words[at] + longer, *words[at + 1 :]]
     yield "layout of nothing", [*words[:at], b"", *words[at + 1 :]]
     for number, value in enumerate(good.layout):
         fewer = good.layout[:number] + good.layout[number + 1 :]
         yield f"layout without number {number}", replace(good, layout=fewer).words()
-        for changed in {value + 1, value - 1, len(GUARDS), 65_535} - {value}:
-            if is_guard(number) and (changed < len(GUARDS) or not wrong_guards):
+        for changed in {value + 1, value - 1, len(VALUES), LARGEST} - {value}:
+            if is_guard(number) and (changed in EVERYBODY or not wrong_guards):
                 continue
-            if 0 <= changed <= 65_535:
+            if 0 <= changed <= LARGEST:
                 other = [*good.layout[:number], changed, *good.layout[number + 1 :]]
                 yield f"layout number {number}: {changed}", replace(good, layout=other).words()
 
 
 def is_guard(number: int) -> bool:
     """Whether a place in the layout is a guard's number: another guard's would be a call like any."""
-    return number % (len(GUARDS) + 2) not in (0, len(GUARDS) + 1)
+    return number % (len(EVERYBODY) + 2) > 1
 
 
 def test_the_call_that_is_taken_apart_deletes_everything(client: Redis) -> None:
@@ -161,22 +161,24 @@ def test_the_call_that_is_taken_apart_deletes_everything(client: Redis) -> None:
     assert call(client, replace(Call(), dry_run=b"1").words()) == [len(KEYS), []]
     assert digest(client) == before
     assert call(client, Call().words()) == [len(KEYS), []]
-    assert all_keys(client) == set(GUARDS) - {b"missing"}
+    assert all_keys(client) == set(GUARDED) - {b"missing"}
 
 
 def test_the_engine_calls_it_so(server: Server, client: Redis) -> None:
     write(client)
     batch = Batch(1_700_000_000_000)
-    batch.add_guards(Guards(tuple(GUARDS), KINDS, tuple(EXPECTED), tuple(FIELDS)))
+    guards = batch.add_values([*VALUES], [*VALUES.values()])
+    guards += tuple(batch.add_field(b"hash", *item) for item in FIELDS.items())
+    guards += batch.add_absent(ABSENT)
+    assert guards == tuple(batch.numbers()) == EVERYBODY
     for its_keys in GROUPS:
-        batch.add_group(EVERYBODY, its_keys)
-    assert set(KINDS) == {VALUE, ABSENT, FIELD}
+        batch.add_group(guards, its_keys)
     with server.client() as own:
         sent = monitored(client, lambda: delete(LuaEngine(own), batch))
     (words,) = [words for _sender, words in sent if words[0] == "EVALSHA" and words[2] != "0"]
     assert list(keys_of_command(words)) == [key.decode() for key in Call().keys]
     assert len(words) == 2 + len(Call().words())
-    assert all_keys(client) == set(GUARDS) - {b"missing"}
+    assert all_keys(client) == set(GUARDED) - {b"missing"}
 
 
 @pytest.mark.parametrize("calls", [malformed, malformed_layouts])
@@ -193,13 +195,14 @@ def test_a_malformed_call_changes_nothing(client: Redis, calls: Any) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("changed", range(len(GUARDS)))
+@pytest.mark.parametrize("changed", range(len(GUARDED)))
 def test_a_malformed_layout_changes_nothing_where_a_guard_has_changed(client: Redis, changed: int) -> None:
     """Of one group in three, so that the two others would go."""
-    guards = [tuple(number for number in EVERYBODY if number != changed)] * 3
+    one = (0, 1, 2, FIRST_ABSENT, FIRST_FIELD, FIRST_FIELD + 1)[changed]
+    guards = [tuple(number for number in EVERYBODY if number != one)] * 3
     guards[1] = EVERYBODY
     good = Call(layout=layout(guards))
-    changes = [b"v1", b"v2", b"list", b"missing"]
+    changes = [*VALUES, *ABSENT]
 
     def write_changed() -> bytes:
         write(client)
@@ -207,7 +210,7 @@ def test_a_malformed_layout_changes_nothing_where_a_guard_has_changed(client: Re
             client.delete(changes[changed])
             client.set(changes[changed], b"something else")
         else:
-            client.hset(b"hash", FIELDS[changed - len(changes)], b"something else")
+            client.hset(b"hash", [*FIELDS][changed - len(changes)], b"something else")
         return digest(client)
 
     write_changed()
@@ -219,7 +222,7 @@ def test_a_malformed_layout_changes_nothing_where_a_guard_has_changed(client: Re
             good.layout[:number],
             good.layout[:number] + good.layout[number + 1 :],
             [*good.layout[:number], 0, *good.layout[number:]],
-            [*good.layout[:number], 65_535, *good.layout[number + 1 :]],
+            [*good.layout[:number], LARGEST, *good.layout[number + 1 :]],
         ):
             answer = call(client, replace(good, layout=some).words())
             # a guard out of range counts as changed: its group stays, and the others are as they should be

@@ -166,7 +166,7 @@ def test_a_coordinator_with_20000_acks_goes_in_parts(client: Redis, engine: Name
     assert all_keys(client) == set()
     assert max(len(batch.keys) for batch in parts.batches) <= WHOLE_KEYS
     heartbeat = keys.heartbeat(b"big")
-    of_big = [heartbeat in batch.keys for batch in parts.batches if heartbeat in batch.guards]
+    of_big = [heartbeat in batch.keys for batch in parts.batches if heartbeat in batch.values]
     assert len(of_big) > 20
     assert of_big == [False] * (len(of_big) - 1) + [True], "the heartbeat goes last"
 
