@@ -30,8 +30,8 @@ class Batch:
     judged_at_ms: int
     #: Deletes nothing, and counts what would go.
     dry_run: bool = False
-    #: Guards that are values of strings: their keys, and what was read of each, `VALUE_BYTES` at most. Nothing
-    #: stands for a key that is missing, empty or of another type.
+    #: Guards that are values of strings: their keys, and what was read of each, `VALUE_BYTES` at most; empty
+    #: where a key is missing, empty or of another type.
     values: list[bytes] = field(default_factory=list)
     expected: list[bytes] = field(default_factory=list)
     #: Guards that are hash fields: hash, field and value of each.

@@ -143,11 +143,11 @@ class LuaEngine:
 
     def _call(self, batch: Batch) -> Command:
         """The call for a batch, as the script's head describes it."""
-        guards = (batch.values, batch.absent, batch.fields)
+        numbers = (len(batch.values), len(batch.absent), len(batch.fields))
         names = [*batch.values, *batch.absent, *(key for key, _, _ in batch.fields), *batch.keys]
         return (
             *("EVALSHA", self._sha, str(len(names)), *names),
-            *(str(batch.judged_at_ms), str(int(batch.dry_run)), *(str(len(kind)) for kind in guards)),
+            *(str(batch.judged_at_ms), str(int(batch.dry_run)), *map(str, numbers)),
             _layout(batch),
             *batch.expected,
             *chain.from_iterable((name, value) for _, name, value in batch.fields),
@@ -155,7 +155,7 @@ class LuaEngine:
 
 
 def _layout(batch: Batch) -> bytes:
-    """For each group how many keys and how many guards it has, and their numbers; 32 bits each, low byte first."""
+    """How many keys and guards each group has, and the guards' numbers; 32 bits each, low byte first."""
     groups = zip(batch.group_guards, batch.group_sizes, strict=True)
     numbers = array("I", chain.from_iterable((size, len(guards), *guards) for guards, size in groups))
     if byteorder == "big":

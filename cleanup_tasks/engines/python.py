@@ -14,8 +14,8 @@ from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, chunk
 
 #: How often a batch is tried when its guards change between the look and the deletion.
 ATTEMPTS = 5
-#: Keys of one WATCH or EXISTS. Redis looks through all that the connection watches for each of a WATCH, so one
-#: that names many keeps others waiting.
+#: Keys of one WATCH or EXISTS. Redis looks through all that the connection watches for each key of a WATCH,
+#: so one that names many keeps others waiting.
 WATCH_KEYS = 300
 #: Redis before 7.2 puts nothing into a transaction then, not even a deletion, and without one nothing can be
 #: deleted only if it has not changed.
@@ -129,7 +129,9 @@ class _Transaction:
         """Ask for what the guards say now; all that is read is watched before."""
         batch = self.batch
         self._commands = None
-        self._watches = [("WATCH", *some) for some in chunks(list(dict.fromkeys(batch.guarded())), WATCH_KEYS)]
+        self._watches = [
+            ("WATCH", *some) for some in chunks(list(dict.fromkeys(batch.guarded())), WATCH_KEYS)
+        ]
         absent = [("EXISTS", *some) for some in chunks(batch.absent, WATCH_KEYS)]
         self._questions = [
             *self._watches,
@@ -155,7 +157,7 @@ class _Transaction:
             self._error = error
 
     def _answers(self) -> tuple[list[Any], int]:
-        """What was answered about the guards, and the time; that a key is of another type is an answer too."""
+        """What was answered about the guards, where a key of another type is an answer too, and the time."""
         answers = self.connection.receive_each(len(self._questions))
         for answer in answers:
             if isinstance(answer, ResponseError) and not is_wrong_type(answer):

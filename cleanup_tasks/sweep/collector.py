@@ -8,7 +8,7 @@ from cleanup_tasks.rules.staleness import EARLIEST_MS, oldest_active_ms
 from cleanup_tasks.servers.pipelining import chunks
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import read_activities
-from cleanup_tasks.sweep.fleet import KEY_BYTES, LEAST_LOAD, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
+from cleanup_tasks.sweep.fleet import KEY_BYTES, LEAST_LOAD, MAX_KEY_BYTES, RECORD_BYTES, Fleet
 
 _NUMBER = attrgetter("number")
 
@@ -97,10 +97,10 @@ class Collector:
     ) -> None:
         """Hold a record that several own, if all of them are due.
 
-        It is compared with the values of all its owners if it goes with the first of them. If it goes with the
-        last, the others must only be absent still, which costs less. The last one may hold it only if the next
-        sweep finds it old enough too, for this one may be interrupted in between; and only if the others are
-        so far ahead that it is known by then what became of them.
+        It is compared with the values of all its owners if it goes with the first of them. If it goes with
+        the last, the others must only be absent still, which costs less. The last one may hold it only if the
+        next sweep finds it old enough too, for this one may be interrupted in between; and only if the others
+        are so far ahead that it is known by then what became of them.
         """
         due = list(filter(None, map(self._coordinators.get, known)))
         absent = unknown

@@ -11,8 +11,8 @@ from cleanup_tasks.reporting.log import printable
 from cleanup_tasks.reporting.report import Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EXPLANATIONS, State, judge, reason_of, times_of
-from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.servers.pipelining import chunks
+from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.collector import Collector
 from cleanup_tasks.sweep.finder import Finder
 from cleanup_tasks.sweep.fleet import Fleet

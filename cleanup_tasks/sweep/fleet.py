@@ -70,6 +70,11 @@ class Due:
         self.has_gone = False
 
     @property
+    def values(self) -> tuple[bytes, bytes]:
+        """Its heartbeat and its activity, empty where there is none."""
+        return self.heartbeat or b"", self.activity
+
+    @property
     def held_bytes(self) -> int:
         """About what it takes of the worker's memory, without its keys."""
         return DUE_BYTES + len(self.id) + len(self.heartbeat or b"") + len(self.activity)

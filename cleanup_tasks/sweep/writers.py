@@ -30,14 +30,14 @@ class Writers:
         """Those who have written something since it was noted; that is noted anew."""
         if not self._note.traces:
             return []
-        changed = [due for due in self._fleet.due() if self._differs(due.id, *_values(due))]
+        changed = [due for due in self._fleet.due() if self._differs(due.id, *due.values)]
         self.add(changed, now_ms)
         return changed
 
     def add(self, coordinators: Iterable[Due], now_ms: int) -> None:
         """Note that these have written something."""
         for due in coordinators:
-            heartbeat, activity = map(digest, _values(due))
+            heartbeat, activity = map(digest, due.values)
             self._note.traces[digest(due.id)] = Trace(heartbeat, activity, now_ms)
 
     def living(self, now_ms: int) -> list[Due]:
@@ -64,7 +64,7 @@ class Writers:
         due = self._fleet.due()
         latest = heapq.nlargest(MAX_NOTED, zip(written_at(due, now_ms), due, strict=True), key=itemgetter(0))
         signs = [(id_, heartbeat, b"") for id_, heartbeat in self._fleet.ahead.items()]
-        signs += [(one.id, *_values(one)) for _time_ms, one in latest]
+        signs += [(one.id, *one.values) for _time_ms, one in latest]
         traces = {
             digest(id_): Trace(digest(heartbeat), digest(activity)) for id_, heartbeat, activity in signs
         }
@@ -89,11 +89,5 @@ class Writers:
 
 def written_at(coordinators: Iterable[Due], now_ms: int) -> list[float]:
     """The time in ms that each heartbeat says, or the activity where there is none; 0 where none is known."""
-    # an orphan has no heartbeat
-    values = [heartbeat or activity for heartbeat, activity in map(_values, coordinators)]
+    values = [due.heartbeat or due.activity for due in coordinators]
     return [time or 0 for time in times_of(values, now_ms)]
-
-
-def _values(due: Due) -> tuple[bytes, bytes]:
-    heartbeat, activity = due.guards.expected[:2]
-    return heartbeat, activity

@@ -67,7 +67,9 @@ def add(batch: Batch, key: bytes, guard: Guard, field: bytes = b"f") -> int:
     """Add a guard to a batch; returns its number."""
     if guard.kind == "field":
         return batch.add_field(key, field, guard.expected)
-    return (batch.add_absent([key]) if guard.kind == "absent" else batch.add_values([key], [guard.expected]))[0]
+    if guard.kind == "absent":
+        return batch.add_absent([key])[0]
+    return batch.add_values([key], [guard.expected])[0]
 
 
 def one_group(client: Redis, *its_keys: bytes) -> Batch:
@@ -157,9 +159,7 @@ def test_any_guards_and_groups(
     for batch in batches:
         numbers = [add(batch, b"g%d" % number, guard) for number, (guard, _) in enumerate(guards)]
         for its_guards, its_keys in groups:
-            batch.add_group(
-                tuple(numbers[guard] for guard in its_guards), [b"k%d" % key for key in its_keys]
-            )
+            batch.add_group(tuple(numbers[guard] for guard in its_guards), [b"k%d" % key for key in its_keys])
     kept = [
         number
         for number, (its_guards, _) in enumerate(groups)

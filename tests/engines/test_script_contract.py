@@ -123,7 +123,19 @@ def malformed() -> Iterator[tuple[str, list[bytes]]]:
     for text in (b"", b"2", b"00", b"true", b"x", b"-1"):
         yield f"dry run {text!r}", replace(good, dry_run=text).words()
     for at, right in enumerate(good.numbers):
-        for text in (b"", b"x", b"-1", b"0", b"4", b"1000", right + b".0", b"nan", b"inf", b"-" + right, b"0x1"):
+        for text in (
+            b"",
+            b"x",
+            b"-1",
+            b"0",
+            b"4",
+            b"99",
+            right + b".0",
+            b"nan",
+            b"inf",
+            b"-" + right,
+            b"0x1",
+        ):
             numbers = [*good.numbers[:at], text, *good.numbers[at + 1 :]]
             yield f"numbers {numbers!r}", replace(good, numbers=numbers).words()
 

@@ -55,7 +55,8 @@ def cut(*coordinators: Due, **options: Any) -> list[Batch]:
 
 def guards_of(batch: Batch, group: int) -> set[tuple[bytes, ...]]:
     """The guards of a group: key and value, hash and field and value, or only the key that must not exist."""
-    guards = [*zip(batch.values, batch.expected, strict=True), *batch.fields, *((key,) for key in batch.absent)]
+    values = zip(batch.values, batch.expected, strict=True)
+    guards = [*values, *batch.fields, *((key,) for key in batch.absent)]
     by_number = dict(zip(batch.numbers(), guards, strict=True))
     return {by_number[number] for number in batch.group_guards[group]}
 
