@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from cleanup_tasks.servers.errors import is_wrong_type
-from cleanup_tasks.servers.values import KeyCommand, compare_read
+from cleanup_tasks.servers.values import KeyCommand, whole_reads
 
 #: How the metrics name an engine.
 EngineName = Literal["lua", "python"]
@@ -105,7 +105,7 @@ class Batch:
     def questions_of_content(self) -> list[KeyCommand]:
         """The first of `questions`, for all guards that are no absent keys."""
         return [
-            *map(compare_read, self.values, self.expected),
+            *whole_reads(self.values),
             *(("HMGET", key, name) for key, name, _ in self.fields),
         ]
 

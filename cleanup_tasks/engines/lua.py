@@ -143,11 +143,13 @@ class LuaEngine:
 
     def _call(self, batch: Batch) -> Command:
         """The call for a batch, as the script's head describes it."""
-        numbers = (len(batch.values), len(batch.absent), len(batch.fields))
+        counts = (len(batch.values), len(batch.absent), len(batch.fields))
+        numbers = map(str, (batch.judged_at_ms, int(batch.dry_run), *counts))
         names = [*batch.values, *batch.absent, *(key for key, _, _ in batch.fields), *batch.keys]
         return (
-            *("EVALSHA", self._sha, str(len(names)), *names),
-            *(str(batch.judged_at_ms), str(int(batch.dry_run)), *map(str, numbers)),
+            *("EVALSHA", self._sha, str(len(names))),
+            *names,
+            *numbers,
             _layout(batch),
             *batch.expected,
             *chain.from_iterable((name, value) for _, name, value in batch.fields),

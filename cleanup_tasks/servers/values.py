@@ -1,6 +1,6 @@
 """Values are read from their beginning on, so that no answer is large, whatever somebody put into a key."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -25,9 +25,9 @@ def first_reads(names: Sequence[bytes]) -> list[KeyCommand]:
     return [("GETRANGE", name, b"0", _LAST_OF_FIRST) for name in names]
 
 
-def compare_read(name: bytes, expected: bytes) -> KeyCommand:
-    """A command that is answered with no more of a value than shows whether it is the expected one."""
-    return "GETRANGE", name, b"0", b"%d" % min(len(expected), VALUE_BYTES - 1)
+def whole_reads(names: Iterable[bytes]) -> list[KeyCommand]:
+    """A command for each key that is answered with all that is read of a value, `VALUE_BYTES` at most."""
+    return [("GETRANGE", name, b"0", _LAST) for name in names]
 
 
 def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyCommand]], list[Any]]) -> None:
@@ -40,6 +40,8 @@ def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyC
         answers: what was answered about each, errors among it as values.
         ask: has commands answered.
     """
+    if set(map(type, answers)) <= {bytes} and max(map(len, answers), default=0) < FIRST_BYTES:
+        return  # nearly always
     odd = [
         number
         for number, answer in enumerate(answers)
@@ -48,7 +50,7 @@ def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyC
     long = [number for number in odd if type(answers[number]) is bytes]
     for start in range(0, len(long), LONG_AT_ONCE):
         some = long[start : start + LONG_AT_ONCE]
-        again = ask([("GETRANGE", names[number], b"0", _LAST) for number in some])
+        again = ask(whole_reads(names[number] for number in some))
         for number, answer in zip(some, again, strict=True):
             answers[number] = answer
     for number in odd:

@@ -8,7 +8,7 @@ from cleanup_tasks.rules.staleness import EARLIEST_MS, oldest_active_ms
 from cleanup_tasks.servers.pipelining import chunks
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.activities import read_activities
-from cleanup_tasks.sweep.fleet import KEY_BYTES, LEAST_LOAD, MAX_KEY_BYTES, RECORD_BYTES, Fleet
+from cleanup_tasks.sweep.fleet import KEY_BYTES, LEAST_LOAD, MAX_KEY_BYTES, RECORD_BYTES, Due, Fleet
 
 _NUMBER = attrgetter("number")
 
@@ -42,20 +42,18 @@ class Collector:
 
     def collect(self, pages: Iterable[list[bytes]]) -> None:
         """Take in all related keys; one may come twice."""
-        coordinators, lengths, owners = self._fleet.coordinators, self._fleet.lengths, keys.owners
+        coordinators, lengths, owners = self._coordinators, self._fleet.lengths, keys.owners
         for page in pages:
             for key in page:
                 known, unknown, sent_ms = owners(key, coordinators, lengths)
                 if not known:
                     self.orphans.update(unknown)
+                elif not (due := coordinators[known[0]]) and known[0] not in self._fleet.gone:
+                    continue  # its first owner is protected
                 elif len(known) > 1 or unknown:
                     self._share(key, known, unknown, sent_ms)
-                elif due := coordinators[known[0]]:
-                    if due.is_orphan:
-                        self.orphans.add(due.id)
-                    if not key.startswith(keys.WHOLE_ID):
-                        due.keys.append(key)
-                        self._held_bytes += KEY_BYTES + len(key)
+                elif due:
+                    self._hold(key, due)
             if self._held_bytes > MAX_KEY_BYTES:
                 self._fleet.shrink()
                 self._held_bytes //= 2
@@ -91,6 +89,14 @@ class Collector:
         for due in self._fleet.due() if self._others else ():
             due.keys = [key for key in due.keys if not self.others(key)]
             due.records = {key: shared for key, shared in due.records.items() if not self.others(key)}
+
+    def _hold(self, key: bytes, due: Due) -> None:
+        """Hold a key that one owns alone."""
+        if due.is_orphan:
+            self.orphans.add(due.id)
+        if not key.startswith(keys.WHOLE_ID):
+            due.keys.append(key)
+            self._held_bytes += KEY_BYTES + len(key)
 
     def _share(
         self, key: bytes, known: Sequence[bytes], unknown: Sequence[bytes], sent_ms: float | None
