@@ -8,11 +8,12 @@ the parser of Redis's Lua (cjson) would read otherwise is none too.
 import json
 import re
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import astuple
 
 #: Below this a "time in ms" is a time in seconds, or nonsense (it would be before September 2001).
 EARLIEST_MS = 1_000_000_000_000
@@ -80,11 +81,13 @@ def times_of(values: Sequence[bytes | None], now_ms: int) -> list[float | None]:
     """The time in ms since the epoch that each value yields, perhaps a little ahead of now, or None."""
     latest_ms = now_ms + FUTURE_MS
     times: list[float | None] = []
-    for read in _read_each(values):
+    are_plain = _is_plain(b"".join(filter(None, values)))
+    for value in values:
+        read = _read_fast(value) if value and (are_plain or _is_plain(value)) else None
+        read = read or (_read(value) if value else None) or _NO_TIMES
         newest = max(read.timestamp, read.lastHeartbeat, read.lastActivity)
         if newest > latest_ms:
-            numbers = (read.timestamp, read.lastHeartbeat, read.lastActivity)
-            newest = max((number for number in numbers if number <= latest_ms), default=0.0)
+            newest = max((number for number in astuple(read) if number <= latest_ms), default=0.0)
         times.append(newest if newest >= EARLIEST_MS else None)
     return times
 
@@ -104,27 +107,13 @@ TIME_FIELDS = _Times.__struct_fields__
 _FAST = msgspec.json.Decoder(_Times)
 
 
-def _read_each(values: Sequence[bytes | None]) -> Iterator[_Times]:
-    """The times in each value."""
-    are_plain = _is_plain(b"".join(filter(None, values)))
-    for value in values:
-        if not value:
-            yield _NO_TIMES
-        else:
-            yield _read_fast(value, are_plain or _is_plain(value)) or _read(value) or _NO_TIMES
-
-
 def _is_plain(value: bytes) -> bool:
+    """Whether `_read_fast` may read a value: it does not look into what it skips."""
     return b"\\" not in value and b"\0" not in value
 
 
-def _read_fast(value: bytes, is_plain: bool) -> _Times | None:
-    """What `_read` returns, in a tenth of the time, for objects as writers write them; else None.
-
-    msgspec skips the other fields: what hides in them (escapes, NUL, depth) is for `_read` to find.
-    """
-    if not is_plain:
-        return None
+def _read_fast(value: bytes) -> _Times | None:
+    """What `_read` returns of a plain value, in a tenth of the time; None for other than writers' objects."""
     if len(value) > 2 * MAX_DEPTH and (
         len(value) > MAX_BYTES or value.count(b"[") + value.count(b"{") > MAX_DEPTH
     ):

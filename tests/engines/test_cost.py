@@ -123,6 +123,25 @@ def test_messages_between_the_stale_cost_no_question(client: Redis, engine: Name
     assert calls == expected
 
 
+def test_whether_others_have_gone_is_asked_for_all_of_a_batch_at_once(
+    client: Redis, engine: NamedEngine
+) -> None:
+    """Old messages go with the last of their owners; the others must be absent by then."""
+    write_acceptance_data(client, COORDINATORS, COORDINATORS - STALE)
+    half = STALE // 2
+    old_ms = server_time_ms(client) - 700_000
+    message = f"blocking:idempotency:test-coordinator-{{}}:test-coordinator-{{}}:done:1:{old_ms}"
+    client.mset({message.format(one, (one + half) % STALE): "1" for one in range(STALE)})
+    absent = Before(engine, lambda *_: None)
+    report = new_report(engine.name)
+    client.config_resetstat()
+    clean(SingleServer(client), absent, report)
+    assert report.keys_deleted == STALE * (KEYS_EACH + 1)
+    assert sum(len(batch.absent) for batch in absent.batches) > STALE // 2
+    calls = client.info("commandstats")["cmdstat_exists"]["calls"]
+    assert calls <= 1 + len(absent.batches)
+
+
 def write_records(client: Redis, segments: int, *, records: int = 200, coordinators: int = 400) -> None:
     """Records of stale coordinators that name so many of them each."""
     now_ms = server_time_ms(client)
