@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import write_to_textfile
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -53,9 +53,7 @@ class MetricsFile:
             ValueError, OSError: see `check`; the figures are lost.
         """
         with self._locked():
-            registry = CollectorRegistry()
-            registry.register(_Sum(metrics, self._read()))
-            write_to_textfile(str(self._path), registry)
+            write_to_textfile(str(self._path), _Sum(metrics, self._read()))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
