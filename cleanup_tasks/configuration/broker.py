@@ -58,10 +58,9 @@ class CelerySettings(Environment):
     celery_result_backend_file: Annotated[SecretFile, Field(title="this URL, from a file")] = None
     celery_broker_transport_options: TransportOptions = SecretStr("{}")
     celery_result_backend_transport_options: TransportOptions = SecretStr("{}")
-    celery_task_default_queue_type: Annotated[
-        Literal["classic", "quorum"],
-        Field(description="classic or quorum, as RabbitMQ has them; other brokers have one kind of queue"),
-    ] = "classic"
+    celery_task_default_queue_type: Literal["classic", "quorum"] = Field(
+        "classic", description="classic or quorum, as RabbitMQ has them; other brokers have one kind of queue"
+    )
 
     @field_validator(*(f"{url}{where}" for url in _URL_OF.values() for where in ("", "_file")))
     @classmethod

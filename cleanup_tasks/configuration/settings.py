@@ -31,13 +31,12 @@ def _ports(text: str | None) -> range:
 class MetricsSettings(Environment):
     """Where a worker shows its metrics."""
 
-    cleanup_metrics_port: Annotated[
-        str | None,
-        Field(description="a port, 1 to 65535, or a range of them as 9540-9549; unset for no endpoint"),
-    ] = None
-    cleanup_metrics_address: Annotated[
-        str, Field(min_length=1, description="the address that the metrics endpoint listens on")
-    ] = "127.0.0.1"
+    cleanup_metrics_port: str | None = Field(
+        None, description="a port, 1 to 65535, or a range of them as 9540-9549; unset for no endpoint"
+    )
+    cleanup_metrics_address: str = Field(
+        "127.0.0.1", min_length=1, description="the address that the metrics endpoint listens on"
+    )
 
     @field_validator("cleanup_metrics_port")
     @classmethod
@@ -59,9 +58,9 @@ class MetricsSettings(Environment):
 class BeatSettings(Environment):
     """Beat's sign of life."""
 
-    cleanup_beat_file: Annotated[
-        str, Field(description="a path that the beat touches with every cleanup it sends; empty for none")
-    ] = ""
+    cleanup_beat_file: str = Field(
+        "", description="a path that the beat touches with every cleanup it sends; empty for none"
+    )
 
     @property
     def beat_path(self) -> Path | None:
@@ -72,30 +71,29 @@ class BeatSettings(Environment):
 class IntervalSettings(Environment):
     """How often sweeps are due."""
 
-    cleanup_interval_seconds: Annotated[
-        int,
-        Field(
-            title="how often cleanups run",
-            ge=1,
-            le=999_999_999,
-            description="a whole number of seconds, 1 to 999999999",
-        ),
-    ] = 300
+    cleanup_interval_seconds: int = Field(
+        300,
+        title="how often cleanups run",
+        ge=1,
+        le=999_999_999,
+        description="a whole number of seconds, 1 to 999999999",
+    )
 
 
 class LogSettings(Environment):
     """What is told of a sweep."""
 
-    cleanup_log_file: Annotated[
-        str, Field(title="where the log is written to", description="a path; empty for no file")
-    ] = "~/.claude-flow/logs/blocking-cleanup.log"
-    cleanup_log_format: Annotated[
-        Literal["keyvalue", "json"],
-        Field(title="the form of the summary line", description="keyvalue or json"),
-    ] = "keyvalue"
-    cleanup_max_reported_ids: Annotated[
-        int, Field(title="how many ids a report lists", ge=0, description="a whole number, 0 or more")
-    ] = 100
+    cleanup_log_file: str = Field(
+        "~/.claude-flow/logs/blocking-cleanup.log",
+        title="where the log is written to",
+        description="a path; empty for no file",
+    )
+    cleanup_log_format: Literal["keyvalue", "json"] = Field(
+        "keyvalue", title="the form of the summary line", description="keyvalue or json"
+    )
+    cleanup_max_reported_ids: int = Field(
+        100, title="how many ids a report lists", ge=0, description="a whole number, 0 or more"
+    )
 
     @property
     def log_path(self) -> Path | None:
@@ -106,58 +104,50 @@ class LogSettings(Environment):
 class ConfigSettings(Environment):
     """The file that names the targets, see `targets`."""
 
-    cleanup_config: Annotated[
-        ExistingFile | None, Field(description="the path of a TOML file with tables [targets.NAME]")
-    ] = None
+    cleanup_config: ExistingFile | None = Field(
+        None, description="the path of a TOML file with tables [targets.NAME]"
+    )
 
 
 class Settings(IntervalSettings, LogSettings):
     """What a sweep needs; what is not of the log may differ from target to target."""
 
-    redis_host: Annotated[
-        str, Field(pattern=url.HOST_NAME, description="a host name or address, without a port")
-    ] = "localhost"
-    redis_port: Annotated[
-        int, Field(title="the port of the server", ge=1, le=65535, description="a whole number, 1 to 65535")
-    ] = 6379
-    redis_username: Annotated[str | None, Field(title="the user to log in with", description="text")] = None
-    redis_password: Annotated[
-        SecretStr | None, Field(title="the password to log in with", description="text")
-    ] = None
+    redis_host: str = Field(
+        "localhost", pattern=url.HOST_NAME, description="a host name or address, without a port"
+    )
+    redis_port: int = Field(
+        6379, title="the port of the server", ge=1, le=65535, description="a whole number, 1 to 65535"
+    )
+    redis_username: str | None = Field(None, title="the user to log in with", description="text")
+    redis_password: SecretStr | None = Field(None, title="the password to log in with", description="text")
     redis_password_file: Annotated[SecretFile, Field(title="the password, from a file")] = None
-    redis_db: Annotated[
-        int, Field(title="the number of the database", ge=0, description="a whole number, 0 or more")
-    ] = 0
-    coordination_redis_url: Annotated[
-        SecretStr | None, Field(description="the URL of the coordination Redis")
-    ] = None
+    redis_db: int = Field(
+        0, title="the number of the database", ge=0, description="a whole number, 0 or more"
+    )
+    coordination_redis_url: SecretStr | None = Field(None, description="the URL of the coordination Redis")
     coordination_redis_url_file: Annotated[SecretFile, Field(title="the URL, from a file")] = None
-    coordination_redis_credential_provider: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-            description="package.module:attribute, a redis.CredentialProvider",
-        ),
-    ] = None
+    coordination_redis_credential_provider: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:attribute, a redis.CredentialProvider",
+    )
     coordination_redis_ca_file: Annotated[
         AuthoritiesFile, Field(title="the authorities that the server's certificate is checked against")
     ] = None
     coordination_redis_cert_file: Annotated[PemFile, Field(title="the client's certificate")] = None
     coordination_redis_key_file: Annotated[KeyFile, Field(title="the key of the client's certificate")] = None
-    coordination_redis_verify: Annotated[
-        bool, Field(title="whether the server's certificate is checked", description="true or false")
-    ] = True
+    coordination_redis_verify: bool = Field(
+        True, title="whether the server's certificate is checked", description="true or false"
+    )
     cleanup_stale_threshold_seconds: Annotated[Seconds, SECONDS] = 600
     cleanup_orphans: Annotated[OrphansMode, ORPHANS] = "report"
-    cleanup_hold_percent: Annotated[
-        int,
-        Field(
-            title="how many of a hundred have to look dead for a hold",
-            ge=0,
-            le=100,
-            description="a whole number, 1 to 100; 0 to hold never",
-        ),
-    ] = 100
+    cleanup_hold_percent: int = Field(
+        100,
+        title="how many of a hundred have to look dead for a hold",
+        ge=0,
+        le=100,
+        description="a whole number, 1 to 100; 0 to hold never",
+    )
     cleanup_restart_grace_seconds: Annotated[
         Seconds, SECONDS, Field(title="how long a Redis that came up with old data is left alone")
     ] = 60
