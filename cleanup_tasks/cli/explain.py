@@ -16,6 +16,7 @@ from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import logger
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.hints import with_hint
 from cleanup_tasks.servers.topology import servers_at
 from cleanup_tasks.sweep.explanation import Explained, Explanation, Key, shown
 from cleanup_tasks.sweep.options import Options
@@ -40,7 +41,8 @@ def explain(options: Options, wanted: str, style: Style) -> int:
     coordinator = shown(os.fsencode(wanted)) if wanted else None
     try:
         with servers_at(options.address, options.tls) as servers:
-            servers.connect()
+            with with_hint(options.address):
+                servers.connect()
             connected = True
             explanation = Explanation(servers, options)
             explained = explanation.explain(coordinator)

@@ -13,7 +13,7 @@ from cleanup_tasks.configuration.settings import Settings
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.client import version_of
-from cleanup_tasks.servers.hints import explained
+from cleanup_tasks.servers.hints import with_hint
 from cleanup_tasks.servers.topology import servers_at
 from cleanup_tasks.sweep.cooldown import seconds_since_last
 
@@ -52,7 +52,7 @@ def find(targets: Mapping[str, Settings]) -> list[Found]:
 def _find(target: str, settings: Settings) -> Found:
     redis = str(settings.address)
     try:
-        with servers_at(settings.address, settings.tls) as servers, explained(settings.address):
+        with servers_at(settings.address, settings.tls) as servers, with_hint(settings.address):
             servers.connect()
             last_sweep_s = seconds_since_last(servers, servers.now_ms())
             return Found(target, redis, version_of(servers.client_for(keys.LOCK)), last_sweep_s)

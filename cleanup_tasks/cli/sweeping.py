@@ -92,11 +92,10 @@ def _sweep(options: Options, stopping: Stopping, bar: Console | None) -> Ended:
 
             watched = replace(options, progress=progress, wants_total=show is not no_progress)
             sweep_or_fall_back(watched, begin)
-    except RedisError:
+    except Exception as error:  # its text was logged where the sweep ended
+        if not isinstance(error, RedisError):
+            logger.debug("Unexpected", exc_info=True)
         status = ERRORS if begun[-1].connected else NO_CONNECTION
-    except Exception:
-        logger.debug("Unexpected", exc_info=True)  # its text was logged where the sweep ended
-        status = ERRORS
     except KeyboardInterrupt as interrupt:  # where that was a signal, the exit status is the signal's
         logger.error("Cleanup interrupted: %s%s", interrupt, "" if options.dry_run else AFTER_INTERRUPTION)
         status = ERRORS if begun[-1].connected else NO_CONNECTION

@@ -53,7 +53,7 @@ def hint(error: Exception, address: Address) -> str | None:
 
 
 @contextlib.contextmanager
-def explained(address: Address) -> Iterator[None]:
+def with_hint(address: Address) -> Iterator[None]:
     """Have an error while connecting to an address say also what to do about it."""
     try:
         yield

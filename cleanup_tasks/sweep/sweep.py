@@ -22,7 +22,7 @@ from cleanup_tasks.servers.errors import (
     is_transient,
     is_unknown_command,
 )
-from cleanup_tasks.servers.hints import explained
+from cleanup_tasks.servers.hints import with_hint
 from cleanup_tasks.servers.lock import SweepLock
 from cleanup_tasks.servers.topology import Topology, servers_at
 from cleanup_tasks.servers.url import Layout
@@ -104,7 +104,7 @@ class Sweep:
     def _sweep(self) -> None:
         options = self._options
         with servers_at(options.address, options.tls) as servers:
-            with explained(options.address):
+            with with_hint(options.address):
                 with noting_that_it_loads(options):
                     servers.connect()
                 if servers.is_replica() and not options.dry_run:

@@ -151,6 +151,7 @@ def test_no_redis() -> None:
     ended = run_command(f"redis://127.0.0.1:{free_port()}", "--explain")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Redis connection failed" in ended.stderr
+    assert "is the server running, and are host and port right?" in ended.stderr
 
 
 def test_a_skipped_sweep_is_said(server: Server, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cleanup_tasks.engines.lua import LuaEngine
 from cleanup_tasks.engines.python import PythonEngine
 from cleanup_tasks.servers.client import CLIENT_NAME
 from cleanup_tasks.servers.errors import is_transient
-from cleanup_tasks.servers.hints import explained
+from cleanup_tasks.servers.hints import with_hint
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
 from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.topology import Topology, servers_at
@@ -213,7 +213,7 @@ def test_sentinels_with_a_password_of_their_own(
             assert servers.client_for(b"").ping()
             return
         # a wrong password is not tried again, and who refused it is named
-        with pytest.raises(AuthenticationError, match=failure) as refusal, explained(parse(url)):
+        with pytest.raises(AuthenticationError, match=failure) as refusal, with_hint(parse(url)):
             servers.connect()
         assert place in str(refusal.value)
         assert not is_transient(refusal.value)
@@ -252,7 +252,7 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
         with (
             servers_at(parse(url), tls) as servers,
             pytest.raises(ConnectionError, match="if the sentinels speak TLS, give sentinel_tls=true"),
-            explained(parse(url)),
+            with_hint(parse(url)),
         ):
             servers.connect()
     # sentinels without TLS, which they are asked for
@@ -260,7 +260,7 @@ def test_tls_of_the_sentinels_apart_from_that_of_the_server(
     with (
         servers_at(parse(asked), tls) as servers,
         pytest.raises((ConnectionError, TimeoutError), match="speak no TLS, give sentinel_tls=false"),
-        explained(parse(asked)),
+        with_hint(parse(asked)),
     ):
         servers.connect()
     plain = url.replace(f":{port}/", f":{locked_sentinels.ports[0]}/").replace("redis+", "rediss+")

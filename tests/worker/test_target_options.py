@@ -137,10 +137,11 @@ def test_a_credential_provider_that_breaks(
     assert list(found) == ["broken", "cluster", "down", "healthy"]
     assert (found["broken"]["server"], found["broken"]["error"]) == (None, "RuntimeError('no token today')")
     assert found["healthy"]["server"]
-    ended = run_command("", "--target", "broken", "--explain", **wrong)
-    assert ended.returncode == 1
-    assert "Redis connection failed: RuntimeError('no token today')" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    for more in ([], ["--dry-run"], ["--explain"]):
+        ended = run_command("", "--target", "broken", *more, **wrong)
+        assert ended.returncode == 1
+        assert "Redis connection failed: RuntimeError('no token today')" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_one_target(environment: dict[str, str]) -> None:
