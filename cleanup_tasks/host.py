@@ -68,14 +68,12 @@ def _add(app: Celery, queue: str | None, interval: float | None) -> None:
     swept_every = _intervals(interval)
     limits = time_limits(max(swept_every.values()))
     there = _limits_there(conf)
-    limited = all(found == limits for found in there)
+    entries = _entries(swept_every, limited=all(found == limits for found in there))
     conf.update(
         include=_include(conf),
         task_routes=_routes(conf, queue),
         task_annotations=conf.task_annotations if there else _annotations(conf, limits),
-        beat_schedule=_schedule(
-            conf, _entries(swept_every, limited=limited), is_asked_for=interval is not None
-        ),
+        beat_schedule=_schedule(conf, entries, is_asked_for=interval is not None),
     )
     if not there:
         _limit_what_is_there(app, limits)

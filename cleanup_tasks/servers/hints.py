@@ -9,9 +9,8 @@ from redis.exceptions import RedisError
 from cleanup_tasks.servers.errors import in_short
 from cleanup_tasks.servers.url import Address
 
-#: How an error begins that is the sentinels' and not the server's.
-_OF_SENTINELS = "no sentinel"
 #: What an error says -> what to do about it. The first that matches, of those for TLS only where it is used.
+#: One of the sentinels' and not the server's begins with "no sentinel".
 _WITH_TLS = {
     "certificate is not valid for|mismatch": "the certificate is for another name; use that one in the URL",
     "no sentinel.*certificate verify failed": "sentinel_ca_file in the URL names their authority's file",
@@ -46,7 +45,7 @@ _ALWAYS = {
 def hint(error: Exception, address: Address) -> str | None:
     """What to do about an error, if we know."""
     text = str(error)
-    tls = address.sentinel_tls if text.startswith(_OF_SENTINELS) else address.tls
+    tls = address.sentinel_tls if text.startswith("no sentinel") else address.tls
     hints = {**(_WITH_TLS if tls else _WITHOUT_TLS), **_ALWAYS}
     found = (advice for pattern, advice in hints.items() if re.search(pattern, text, re.IGNORECASE))
     return next(found, None)

@@ -200,10 +200,10 @@ def _parameters(layout: Layout, text: str) -> dict[str, str]:
     parameters = {name: unquote(value) for name, _, value in pairs}
     known = _SENTINEL_PARAMETERS if layout is Layout.SENTINEL else ()
     if unknown := sorted(parameters.keys() - set(known)):
-        # what is like no name may be a part of a password
-        near = {name: alike for name in unknown if (alike := difflib.get_close_matches(name, known, 1, 0.85))}
-        for name, (meant,) in near.items():
-            raise ValueError(f"unknown parameter {name}; did you mean {meant}?")
+        for name in unknown:
+            # what is like no name may be a part of a password
+            for meant in difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                raise ValueError(f"unknown parameter {name}; did you mean {meant}?")
         takes = f"known are {', '.join(known)}" if known else "this form of URL takes none"
         raise ValueError(f"an unknown parameter; {takes}; write & in a password as %26")
     if len(parameters) < len(pairs):
