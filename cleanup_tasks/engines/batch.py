@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from cleanup_tasks.servers.errors import is_wrong_type
-from cleanup_tasks.servers.values import KeyCommand, whole_reads
+from cleanup_tasks.servers.values import KeyCommand, compare_reads
 
 #: How the metrics name an engine.
 EngineName = Literal["lua", "python"]
@@ -105,7 +105,7 @@ class Batch:
     def questions_of_content(self) -> list[KeyCommand]:
         """The first of `questions`, for all guards that are no absent keys."""
         return [
-            *whole_reads(self.values),
+            *compare_reads(self.values, self.expected),
             *(("HMGET", key, name) for key, name, _ in self.fields),
         ]
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -25,6 +26,7 @@ CONNECT_TIMEOUT_S = 2.0
 #: Seconds until a reply that has begun has to be complete: each of its bytes renews the time-out above.
 REPLY_S = 30.0
 
+#: How connections are called in CLIENT LIST, before a hyphen and the id of the process.
 CLIENT_NAME = "cleanup-blocking-coordination"
 
 #: No CLIENT SETINFO, which the smallest ACL user may not send; the option's name depends on the version.
@@ -112,7 +114,8 @@ def _introduce(connection: Any) -> None:
     """Log in, and name the connection by HELLO, which each user may send where CLIENT SETNAME is refused."""
     connection.set_parser(_Parser)
     connection.on_connect()
-    connection.send_command("HELLO", "2", "SETNAME", CLIENT_NAME, check_health=False)
+    name = f"{CLIENT_NAME}-{os.getpid()}"
+    connection.send_command("HELLO", "2", "SETNAME", name, check_health=False)
     try:
         connection.read_response()
     except AuthenticationError:  # its text is about HELLO itself

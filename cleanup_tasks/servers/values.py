@@ -25,9 +25,12 @@ def first_reads(names: Sequence[bytes]) -> list[KeyCommand]:
     return [("GETRANGE", name, b"0", _LAST_OF_FIRST) for name in names]
 
 
-def whole_reads(names: Iterable[bytes]) -> list[KeyCommand]:
-    """A command for each key that is answered with all that is read of a value, `VALUE_BYTES` at most."""
-    return [("GETRANGE", name, b"0", _LAST) for name in names]
+def compare_reads(names: Iterable[bytes], expected: Iterable[bytes]) -> list[KeyCommand]:
+    """A command for each key, answered with no more than shows whether its value is the expected one."""
+    return [
+        ("GETRANGE", name, b"0", b"%d" % min(len(value), VALUE_BYTES - 1))
+        for name, value in zip(names, expected, strict=True)
+    ]
 
 
 def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyCommand]], list[Any]]) -> None:
@@ -50,7 +53,7 @@ def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyC
     long = [number for number in odd if type(answers[number]) is bytes]
     for start in range(0, len(long), LONG_AT_ONCE):
         some = long[start : start + LONG_AT_ONCE]
-        again = ask(whole_reads(names[number] for number in some))
+        again = ask([("GETRANGE", names[number], b"0", _LAST) for number in some])
         for number, answer in zip(some, again, strict=True):
             answers[number] = answer
     for number in odd:

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict, deque
 from redis import Redis
 from redis.crc import key_slot
 
+from cleanup_tasks.servers.client import CLIENT_NAME
 from demo.clusters import primary_of
 from tests.churn.coordinators import SAYS
 from tests.churn.keyspace import ACTIVITY, HEARTBEAT, SIGHTINGS, Keyspace, time_of
@@ -52,9 +53,12 @@ class Replay:
         self._owners: dict[bytes, list[bytes]] = {}
         #: id -> the time that its latest sign of life says.
         self._signs: dict[bytes, float] = {}
-        #: Heartbeat or activity -> when it arrived, and when a sweep has last read it.
-        self._arrived: dict[bytes, float] = {}
-        self._read: dict[bytes, float] = {}
+        #: Heartbeat or activity -> the sweeps that have read it since it arrived.
+        self._readers: defaultdict[bytes, set[str]] = defaultdict(set)
+        #: Port and address of a connection -> how its sweep's process calls it.
+        self._names: dict[tuple[int, str], str] = {}
+        #: Port -> the address of whoever has called a script there last.
+        self._callers: dict[int, str] = {}
         self._history: defaultdict[bytes, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
         self.lost: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -74,8 +78,13 @@ class Replay:
                 self._note_sign(words[1], words[2], entry.time_ms)
         elif name in ("DEL", "UNLINK"):
             self._delete(entry, entry.words()[1:])
-        elif name == "GETRANGE":
-            self._read[entry.words()[1]] = entry.time_ms
+        elif name == "HELLO" and b"SETNAME" in (words := entry.words()):
+            self._names[entry.port, entry.client] = words[words.index(b"SETNAME") + 1].decode()
+        elif name == "EVALSHA":
+            self._callers[entry.port] = entry.client
+        elif name in ("GETRANGE", "EXISTS"):
+            for key in entry.words()[1:]:
+                self._readers[key].add(self._sweep_of(entry))
         elif name in ("HSET", "HDEL") and (words := entry.words())[1] == SIGHTINGS:
             (space.hset if name == "HSET" else space.hdel)(words)
         elif name in OTHER_REMOVALS and any(self._owners.get(word) for word in entry.words()):
@@ -98,7 +107,7 @@ class Replay:
             if key.startswith(family):
                 id_ = key.removeprefix(family)
                 self._signs[id_] = max(time_of(value), self._signs.get(id_, 0.0))
-                self._arrived[key] = now_ms
+                self._readers[key].clear()
                 what = "beats" if family == HEARTBEAT else "works"
                 self._history[id_].append(
                     f"{self._when(now_ms)} {what} ({now_ms - time_of(value):.0f} ms ago)"
@@ -109,9 +118,11 @@ class Replay:
         keys = [key for key in keys if space.get(key, now_ms) is not None or key == SIGHTINGS]
         is_sweep = self._is_primary(entry.port) and (entry.port, entry.client) not in self._writers
         # all of them are judged before the first is gone: a heartbeat may be among them
-        why = [self._loss(key, now_ms) for key in keys] if is_sweep else []
+        who = self._sweep_of(entry)
+        why = [self._loss(key, who, now_ms) for key in keys] if is_sweep else []
         for key, loss in zip(keys, why, strict=False):
             if not key.startswith(OURS):
+                assert who.startswith(CLIENT_NAME) or not is_sweep, f"{who} is no sweep"
                 engine = "lua" if entry.client == "lua" else "python"
                 self.counts[f"deleted by {engine}"] += 1
                 for owner in self._owners.get(key, ()):
@@ -123,7 +134,12 @@ class Replay:
             if is_sweep and key.startswith(WRITTEN_ONCE) and not key.endswith(b":init"):
                 self._owners.pop(key, None)  # an hour of them would fill the memory
 
-    def _loss(self, key: bytes, now_ms: float) -> str | None:
+    def _sweep_of(self, entry: Entry) -> str:
+        """The sweep that has sent a command, also by a script."""
+        client = self._callers[entry.port] if entry.client == "lua" else entry.client
+        return self._names.get((entry.port, client), client)
+
+    def _loss(self, key: bytes, who: str, now_ms: float) -> str | None:
         """Who lost something by the deletion of a key, with its history, or None."""
         if key.startswith(OURS):
             return None
@@ -131,18 +147,18 @@ class Replay:
         if owners is None:
             return "nobody has said whose it is"
         for owner in owners:
-            reason = self._reason(key, owner, now_ms)
+            reason = self._reason(key, owner, who, now_ms)
             if reason:
                 return f"{owner!r} {reason}; " + ", ".join(self._history[owner])
         return None
 
-    def _reason(self, key: bytes, owner: bytes, now_ms: float) -> str | None:
+    def _reason(self, key: bytes, owner: bytes, who: str, now_ms: float) -> str | None:
         """Why an owner must not lose a key; None: it may."""
         oldest_ms = now_ms - self._threshold_ms
         for sign in (HEARTBEAT + owner, ACTIVITY + owner):
             value = self._space_of(sign).get(sign, now_ms)
             if value is not None and time_of(value) >= oldest_ms:
-                if self._is_between(key, sign):
+                if self._is_between(key, sign, who):
                     self.counts["in another slot, between look and deletion"] += 1
                     return None
                 return "is alive"
@@ -159,10 +175,10 @@ class Replay:
             return None
         return "has beaten within the threshold, and its heartbeat has expired since"
 
-    def _is_between(self, key: bytes, sign: bytes) -> bool:
-        """On a cluster, whether a sign in another slot than the key came after the last look of a sweep."""
+    def _is_between(self, key: bytes, sign: bytes, who: str) -> bool:
+        """On a cluster, whether a sign in another slot than the key came after the last look of its sweep."""
         apart = len(self._shards) > 1 and key_slot(key) != key_slot(sign)
-        return apart and self._read.get(sign, 0.0) <= self._arrived[sign]
+        return apart and who not in self._readers[sign]
 
     def _space_of(self, key: bytes) -> Keyspace:
         """What the server holds that serves a key: the primary, or its replica once that is lost."""

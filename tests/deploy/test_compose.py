@@ -142,7 +142,7 @@ def test_three_workers_sweep_one_at_a_time(tmp_path: Path) -> None:
 
 def sweepers(client: Redis) -> list[str]:
     """The connections of sweeps that have sent their SET of the lock."""
-    return [c["id"] for c in client.client_list() if c["name"] == CLIENT_NAME and c["cmd"] == "set"]
+    return [c["id"] for c in client.client_list() if c["name"].startswith(CLIENT_NAME) and c["cmd"] == "set"]
 
 
 def test_two_targets(tmp_path: Path) -> None:
