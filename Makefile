@@ -20,8 +20,9 @@ cleanup: .venv/demo  ## Clean up the Redis of your environment; ARGS=--verbose.
 dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.
 	@$(BIN)/cleanup-blocking-coordination --dry-run $(ARGS)
 
+# Most tests wait for other processes, so there may be more of them than cores.
 test: .venv/test  ## Run the tests on the oldest and the newest server.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-unit: .venv/test  ## Run the tests that need no server, in seconds.
 	$(BIN)/python -m pytest tests/unit

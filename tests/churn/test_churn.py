@@ -17,9 +17,10 @@ WHO, ENDS = ("commands", "workers"), ("success", "incomplete")
 #: On a machine that is busy with other things too little may happen in one go.
 MOST_GOES = 5
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+
 
 @pytest.mark.parametrize("on", [standalone, cluster])
-@pytest.mark.timeout(480)
 def test_the_living_lose_nothing_and_the_dead_everything(on: Callable[[float, int], Outcome]) -> None:
     counts: Counter[str] = Counter()
     for _go in range(MOST_GOES):

@@ -22,7 +22,7 @@ from demo.servers import Server, free_port, stop, wait_until
 from demo.stack import ROOT
 from tests.support import leftovers
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
