@@ -146,8 +146,11 @@ def _of_server(address: Address, tls: Tls) -> dict[str, Any]:
 
 
 def version_of(client: Redis) -> str:
-    """Name and version of a server, by HELLO, which each user may send."""
-    answer = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    """Name and version of a server, by HELLO, which each user may send; or that it does not say it."""
+    try:
+        answer = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    except ResponseError:
+        return "unknown"  # a proxy
     said = dict(zip(answer[::2], answer[1::2], strict=True))
     return f"{said[b'server'].decode()} {said[b'version'].decode()}"
 

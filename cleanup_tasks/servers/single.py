@@ -1,8 +1,8 @@
 """One server that holds everything."""
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import (
@@ -34,7 +34,7 @@ _IN_TWO_SLOTS = ("blocking:heartbeat:1", "blocking:heartbeat:2")
 _SPREAD = (ClusterCrossSlotError, ClusterDownError, MovedError)
 
 
-class SingleServer:
+class SingleServer(AbstractContextManager["SingleServer"]):
     """One server that holds everything. A `Topology`; what fails here fails the sweep."""
 
     failure: RedisError | None = None
@@ -137,12 +137,6 @@ class SingleServer:
         """See `Topology.client_for`."""
         return self.client
 
-    def __enter__(self) -> Self:
-        """See `Topology`."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """See `Topology`."""
         self.client.close()

@@ -189,6 +189,13 @@ def test_where_they_are(environment: dict[str, str], targets: tuple[Server, Runn
     assert "hidden" not in ended.stdout + ended.stderr + screen
 
 
+def test_a_proxy_that_does_not_say_what_it_is() -> None:
+    with running_server("--rename-command", "HELLO", "") as proxy:
+        ended = run_command(proxy.url, "--list-targets", "--json")
+    (found,) = json.loads(ended.stdout)
+    assert (ended.returncode, found["server"], found["error"]) == (0, "unknown", None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
