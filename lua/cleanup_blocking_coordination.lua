@@ -233,6 +233,11 @@ local function is_due_record(name)
   local last_party = last - 3
   local covered = stale_segments(name, starts, last_party, last_party)
   if not covered then return false end
+  if last_party == 2 then  -- each is a party, also where both together are somebody's id
+    for segment = 1, 2 do
+      covered[segment] = is_stale[name:sub(starts[segment], starts[segment + 1] - 2)] ~= nil
+    end
+  end
   local first
   for segment = 1, last_party + 1 do
     local ends = covered[segment] or segment > last_party

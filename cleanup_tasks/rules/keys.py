@@ -156,7 +156,10 @@ def _message(segments: list[bytes], known: Container[bytes], lengths: Collection
         if sender in known and receiver in known:  # nearly all of them
             return body if sender != receiver else (sender,), (), sent_ms
     runs = _runs(body, known, lengths)
-    beside = _beside(body, runs) if runs else body if len(body) == 2 else []
+    if len(body) == 2:  # each is a party, also where both together are somebody's id
+        beside = [party for party in body if party not in known]
+    else:
+        beside = _beside(body, runs) if runs else []
     return list(dict.fromkeys(id_ for id_, _, _ in runs)), list(dict.fromkeys(beside)), sent_ms
 
 

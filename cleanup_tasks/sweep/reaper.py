@@ -144,6 +144,7 @@ class Reaper:
                 report.revived_coordinators += 1
                 logger.info("Coordinator revived, kept: %s", keys.text(due.id))
         self._give_up(batch, answer.failed)
+        self.kept.difference_update(due.id for due in gone)  # one may have gone after a record was given up
         orphans = [due.id for due in gone if due.is_orphan]
         report.keys_deleted += answer.deleted
         report.orphaned_coordinators_reaped += len(orphans)
@@ -157,7 +158,8 @@ class Reaper:
             return
         for number in failed:
             subject = batch.subjects[number]
-            ids = [due.id for due in ((subject,) if isinstance(subject, Due) else subject)]
+            owners = (subject,) if isinstance(subject, Due) else subject
+            ids = [due.id for due in owners if not due.has_gone]
             for id_ in ids:
                 if id_ not in self.blocked:
                     logger.warning("Kept, not all of its keys could be dealt with: %s", keys.text(id_))

@@ -26,6 +26,8 @@ KEYS = [key for group in GROUPS for key in group]
 EVERYBODY = (0, 1, 2, FIRST_FIELD, FIRST_FIELD + 1, FIRST_ABSENT)
 #: The largest number that the layout holds.
 LARGEST = 2**32 - 1
+#: Numbers of no guard: the first of each kind that there is not.
+BEYOND = (len(VALUES), FIRST_FIELD + len(FIELDS), FIRST_ABSENT + len(ABSENT), LARGEST)
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def test_a_malformed_layout_changes_nothing_where_a_guard_has_changed(client: Re
             good.layout[:number],
             good.layout[:number] + good.layout[number + 1 :],
             [*good.layout[:number], 0, *good.layout[number:]],
-            [*good.layout[:number], LARGEST, *good.layout[number + 1 :]],
+            *([*good.layout[:number], beyond, *good.layout[number + 1 :]] for beyond in BEYOND),
         ):
             answer = call(client, replace(good, layout=some).words())
             # a guard out of range counts as changed: its group stays, and the others are as they should be

@@ -51,6 +51,44 @@ def test_a_coordinator_that_revives_loses_nothing(
     assert report.complete
 
 
+@pytest.mark.parametrize("sign_of_life", [keys.heartbeat, keys.activity])
+@pytest.mark.parametrize("who", [b"c00", b"c11"])
+def test_an_owner_that_comes_back_keeps_an_old_record_and_the_other_owner_goes(
+    client: Redis,
+    engine: NamedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    sign_of_life: Callable[[bytes], bytes],
+    who: bytes,
+) -> None:
+    """The first owner has gone before, and the record is on its way with the last one."""
+    # Given stale coordinators, which are found in the order of their names and go one after the other
+    ids = [b"c%02d" % number for number in range(12)]
+    write_stale(client, *ids)
+    old_ms = server_time_ms(client) - 700_000
+    record = b"blocking:idempotency:c00:c11:done:3:%d" % old_ms
+    client.set(record, "1")
+    scan = SingleServer.scan
+
+    def in_order(servers: SingleServer, pattern: bytes) -> Iterator[list[bytes]]:
+        yield sorted({key for page in scan(servers, pattern) for key in page})
+
+    monkeypatch.setattr(SingleServer, "scan", in_order)
+    # When one of its owners gives a sign of life just before it goes
+    signs: list[object] = []
+
+    def happen(_number: int, batch: Batch) -> None:
+        if record in batch.keys and not signs:
+            signs.append(client.set(sign_of_life(who), server_time_ms(client)))
+
+    report = sweep(client, Before(engine, happen), limits=replace(LOW_LATENCY, batch_keys=5, in_flight=1))
+    # Then it stays, and the other owner does not
+    assert signs == [True]
+    left = {*keys_of(who), record} if who == b"c11" else {sign_of_life(who), record}
+    assert all_keys(client) == left
+    assert (report.reaped, report.revived_coordinators) == ((12, 0) if who == b"c00" else (11, 1))
+    assert report.complete
+
+
 def test_a_heartbeat_that_expires_in_between_keeps_the_rest(client: Redis, engine: NamedEngine) -> None:
     write_stale(client, b"a", b"b")
     report = sweep(client, Before(engine, lambda *_: client.delete(keys.heartbeat(b"a"))))

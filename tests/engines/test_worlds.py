@@ -96,6 +96,17 @@ def related_keys(client: Redis) -> set[bytes]:
     what="works",
     who=0,
 )
+@example(
+    # or the receiver of one, where both parties together are somebody else's id
+    world=World(
+        {b"a": "orphan", b"1": "orphan", b"a:1": "sighted orphan"},
+        frozenset({b"blocking:idempotency:a:1:done:3:$OLD"}),
+    ),
+    limits=LOW_LATENCY,
+    moment=0,
+    what="works",
+    who=0,
+)
 def test_whoever_gives_a_sign_of_life_keeps_what_it_has(
     client: Redis, by: str, world: World, limits: Limits, moment: int, what: str, who: int
 ) -> None:

@@ -62,8 +62,10 @@ def _record(rest: bytes, known: Iterable[bytes]) -> Owned:
     body, sent_ms = message["body"], float(message["ms"])
     spots = {id_: list(_spots(id_, body)) for id_ in known}
     owners = {id_ for id_, its in spots.items() if its}
+    if body.count(b":") == 1:  # two ids without colons, if it is not one with a colon
+        return Owned(owners, set(body.split(b":")).difference(known), sent_ms)
     if not owners:
-        return Owned(strangers=set(body.split(b":")) if body.count(b":") == 1 else set(), sent_ms=sent_ms)
+        return Owned(sent_ms=sent_ms)
     segments: list[bytes | None] = [*body.split(b":")]
     for start, end in (spot for its in spots.values() for spot in its):
         first = body[:start].count(b":")

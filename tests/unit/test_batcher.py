@@ -199,6 +199,28 @@ def test_a_long_value_weighs_as_much_as_many_keys() -> None:
     assert all(len(batch.subjects) <= BATCH_KEYS // 60 + 1 for batch in batches)
 
 
+def test_so_many_owners_are_guards_of_one_group() -> None:
+    holder = stale(b"z")
+    others = [stale(b"%d" % number) for number in range(3 * 8)]
+    for number in range(8):
+        share(b"blocking:idempotency:%d" % number, holder, *others[3 * number : 3 * number + 3])
+    for other in others:
+        other.go()
+    for batch_keys, most in ((30, 2 + 2 * len(others)), (20, 2 + 2 * 3)):
+        batches = cut(holder, batch_keys=batch_keys)
+        assert max(len(guards) for batch in batches for guards in batch.group_guards) == most
+
+
+def test_more_keys_than_a_batch_wait_for_the_records_before() -> None:
+    """One of them may be given up, and then the heartbeat has to stay."""
+    big = stale(b"big", *(b"blocking:ack:big:%d" % number for number in range(2 * BATCH_KEYS)))
+    record = b"blocking:idempotency:big:other:done:1:2"
+    share(record, big, stale(b"other"))
+    stream = stream_of(big)
+    (before,) = [batch for batch in batches_in(stream) if record in batch.keys]
+    assert waits_between(stream, before, batch_of(big, batches_in(stream)))
+
+
 def test_so_many_keys_go_in_one_step() -> None:
     own = [b"blocking:ack:big:%d" % number for number in range(WHOLE_KEYS)]
     small, big, last = stale(b"small"), stale(b"big", *own), stale(b"last")
