@@ -39,7 +39,7 @@ class Limits:
 #: For a server nearby: it always has something to do, and hardly anybody else waits for a ms.
 LOW_LATENCY = Limits(scan_count=1_000, read_keys=400, batch_keys=300, in_flight=2)
 #: For a server that is far, and would idle while a batch is on its way.
-HIGH_LATENCY = Limits(scan_count=2_500, read_keys=1_000, batch_keys=600, in_flight=4)
+HIGH_LATENCY = Limits(scan_count=2_500, read_keys=1_000, batch_keys=1_000, in_flight=4)
 #: For a cluster, where a batch is cut by slots.
 MANY_SLOTS = Limits(scan_count=2_500, read_keys=2_500, batch_keys=20_000, in_flight=1)
 #: Seconds for a round trip from which on the latency counts as high.

@@ -369,6 +369,7 @@ def test_the_writers_own_pattern(client: Redis, make: Callable[[Redis], NamedEng
     assert all_keys(client) == {key for id_ in living for key in keys_of(id_)}
 
 
+@pytest.mark.slow
 def test_a_million_related_keys_in_bounded_memory() -> None:
     with running_server() as server, server.client() as client:
         script = "for n = ARGV[1], ARGV[1] + 99999 do redis.call('SET', {} .. n, '1') end"
