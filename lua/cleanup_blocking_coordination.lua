@@ -233,18 +233,20 @@ local function is_due_record(name)
   local last_party = last - 3
   local covered = stale_segments(name, starts, last_party, last_party)
   if not covered then return false end
+  -- Whether the segments from one to before another are a party that nobody knows, and that may be paused.
+  local function may_be_paused(from, to)
+    local party = name:sub(starts[from], starts[to] - 2)
+    return is_stale[party] == nil and (not is_old(plausible(sent_ms)) or works(party))
+  end
   if last_party == 2 then  -- each is a party, also where both together are somebody's id
-    for segment = 1, 2 do
-      covered[segment] = is_stale[name:sub(starts[segment], starts[segment + 1] - 2)] ~= nil
-    end
+    return not (may_be_paused(1, 2) or may_be_paused(2, 3))
   end
   local first
   for segment = 1, last_party + 1 do
-    local ends = covered[segment] or segment > last_party
-    if not ends then
+    if segment <= last_party and not covered[segment] then
       first = first or segment
     elseif first then
-      if not is_old(plausible(sent_ms)) or works(name:sub(starts[first], starts[segment] - 2)) then return false end
+      if may_be_paused(first, segment) then return false end
       first = nil
     end
   end
