@@ -37,8 +37,9 @@ class Stopping:
         try:
             yield
         finally:
-            for number, handler in zip(ours, before, strict=True):
-                signal.signal(number, handler)
+            if self.signal is None:  # else the command ends with that one's status, whatever comes meanwhile
+                for number, handler in zip(ours, before, strict=True):
+                    signal.signal(number, handler)
 
     def begin(self, sweep: Sweep) -> None:
         """Interrupt this sweep from now on; raises Stopped where it should not begin.
