@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from cleanup_tasks.cli.stopping import Stopped, Stopping
+from cleanup_tasks.cli.stopping import SIGNALS, Stopped, Stopping
 from cleanup_tasks.cli.sweeping import ERRORS, exit_status, sweep_each
 from cleanup_tasks.configuration.arguments import check_arguments, options_of
 from cleanup_tasks.configuration.settings import Settings
@@ -142,6 +142,16 @@ def test_ctrl_c_before_the_sweep_shows_no_traceback() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Those of this process are as before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_before_the_first_sweep_begins_none(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 100, 10)
     options = options_of(Settings.read(coordination_redis_url=SecretStr(server.url)), check_arguments())
@@ -149,10 +159,14 @@ def test_a_signal_before_the_first_sweep_begins_none(server: Server, client: Red
     with stopping.on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         ended = sweep_each([options], stopping)
+    # while the command ends, another one changes nothing
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
     assert (ended, exit_status(ended, stopping)) == ([], 128 + signal.SIGTERM)
     assert client.dbsize() == 100 * KEYS_EACH
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_between_two_sweeps_is_not_lost(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 100, 10)
     options = options_of(Settings.read(coordination_redis_url=SecretStr(server.url)), check_arguments())
