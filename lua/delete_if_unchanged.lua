@@ -1,13 +1,13 @@
 -- Deletes groups of keys, each only if nothing that it was judged by has changed since.
 --
--- KEYS  the keys of the guards: first those that are values, then those that must be absent, then those that
---       are fields of hashes; then the keys of all groups, group after group.
+-- KEYS  the keys of the guards: first those that are values, then those that are fields of hashes, then those
+--       that must be absent; then the keys of all groups, group after group.
 -- ARGV  1  the server's time in ms since the epoch at which all was judged: before it, nothing is deleted
 --       2  1 for a dry run, which counts what would go, else 0
 --       3  how many guards are values: a string with this value, or beginning with it where it has 65,537 bytes,
 --          or, where it is empty, a key that is missing, empty or of another type
---       4  how many are absent keys: no key of any type
---       5  how many are fields: a hash of which a field has this value
+--       4  how many are fields: a hash of which a field has this value
+--       5  how many are absent keys: no key of any type
 --       6  the groups, as 32-bit numbers, the low byte first; for each group: how many keys it has, how many
 --          guards, and the guards' numbers: values from 0, fields from 1,000,000, absent keys from 2,000,000
 --       then the value that is expected of each guard that is one; then each field's name and value
@@ -23,7 +23,7 @@ local LAST_BYTE = '65536'
 local FIRST_FIELD, FIRST_ABSENT = 1000000, 2000000
 
 local judged_at, dry_run, layout = ARGV[1], ARGV[2], ARGV[6]
-local values, absent, fields = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local values, fields, absent = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- The number at a place in the layout; nil where it ends before or in the middle.
 local function number_at(at)
@@ -46,7 +46,7 @@ local function is_number(text) return text:find('^%d+$') end
 
 if #ARGV < 6 or not judged_at:find('^%d%d%d%d%d%d%d%d%d%d%d%d%d+$') or not (dry_run == '0' or dry_run == '1')
   or not (is_number(ARGV[3]) and is_number(ARGV[4]) and is_number(ARGV[5]))
-  or #ARGV ~= 6 + values + 2 * fields or not groups_hold(#KEYS - values - absent - fields) then
+  or #ARGV ~= 6 + values + 2 * fields or not groups_hold(#KEYS - values - fields - absent) then
   return redis.error_reply('ERR the numbers of this call do not add up; nothing was touched')
 end
 
@@ -73,15 +73,16 @@ local function find_changed()
   for value = 1, values do
     if read(KEYS[value]) ~= ARGV[6 + value] then note(value - 1) end
   end
-  if count('EXISTS', KEYS, values + 1, values + absent) > 0 then
-    for key = 1, absent do
-      if redis.call('EXISTS', KEYS[values + key]) == 1 then note(FIRST_ABSENT + key - 1) end
-    end
-  end
   for field = 1, fields do
     local its = 6 + values + 2 * field
-    local answer = redis.pcall('HMGET', KEYS[values + absent + field], ARGV[its - 1])
+    local answer = redis.pcall('HMGET', KEYS[values + field], ARGV[its - 1])
     if answer[1] ~= ARGV[its] then note(FIRST_FIELD + field - 1) end
+  end
+  local before = values + fields
+  if count('EXISTS', KEYS, before + 1, before + absent) > 0 then
+    for key = 1, absent do
+      if redis.call('EXISTS', KEYS[before + key]) == 1 then note(FIRST_ABSENT + key - 1) end
+    end
   end
   return any and changed
 end
@@ -98,7 +99,7 @@ if redis.replicate_commands then redis.replicate_commands() end
 local clock = redis.call('TIME')
 local too_early = clock[1] * 1000 + math.floor(clock[2] / 1000) < tonumber(judged_at)
 local command = dry_run == '1' and 'EXISTS' or 'UNLINK'
-local first = values + absent + fields + 1
+local first = values + fields + absent + 1
 local changed = not too_early and find_changed()
 if not (changed or too_early) then return {count(command, KEYS, first, #KEYS), {}} end
 

@@ -66,10 +66,14 @@ class Batch:
         first = FIRST_ABSENT + len(self.absent)
         self.absent += keys
         self.load += len(keys)
-        return (first, first + 1) if len(keys) == 2 else tuple(range(first, first + len(keys)))
+        return tuple(range(first, first + len(keys)))
 
     def add_group(self, guards: tuple[int, ...], keys: Sequence[bytes], subject: Any = None) -> None:
-        """Add keys that go if none of these guards has changed; `subject` is the caller's own."""
+        """Add keys that go if none of these guards has changed; `subject` is the caller's own.
+
+        On a cluster the last key goes last, and if it is a guard itself, it stays where another key could not
+        be deleted.
+        """
         self.group_guards.append(guards)
         self.group_sizes.append(len(keys))
         self.keys += keys

@@ -143,9 +143,9 @@ class LuaEngine:
 
     def _call(self, batch: Batch) -> Command:
         """The call for a batch, as the script's head describes it."""
-        counts = (len(batch.values), len(batch.absent), len(batch.fields))
+        counts = (len(batch.values), len(batch.fields), len(batch.absent))
         numbers = map(str, (batch.judged_at_ms, int(batch.dry_run), *counts))
-        names = [*batch.values, *batch.absent, *(key for key, _, _ in batch.fields), *batch.keys]
+        names = [*batch.guarded(), *batch.keys]
         return (
             *("EVALSHA", self._sha, str(len(names))),
             *names,

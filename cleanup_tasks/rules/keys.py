@@ -41,7 +41,7 @@ HOLD = b"blocking:cleanup:hold"
 SKIPPED = b"blocking:cleanup:skipped"
 
 #: Families besides the heartbeat whose names end with the whole id. They go with their coordinator, whether
-#: a scan saw them or not.
+#: a scan saw them or not, and in this order: the activity last, for it is what an orphan is judged by.
 WHOLE_ID = (SIGNAL, ACTIVITY)
 
 #: What SCAN looks for, in one pattern each: heartbeats, and all related keys, ``blocki…`` and ``coordi…``.

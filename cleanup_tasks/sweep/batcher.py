@@ -18,11 +18,11 @@ class Joined(tuple[Due]):
 
 
 class Batcher:
-    """Makes batches: for each coordinator the records that it holds, a group each, then all that is its own.
+    """Makes batches: for each coordinator the records that it holds, then all that is its own in a last group.
 
-    A record is never behind one of its owners' heartbeats, and a heartbeat never ahead of a part. The subject
-    of a coordinator's last group is the `Due` itself, or `Joined`; that of any other group is a tuple of its
-    owners.
+    A record is a group of its own, or in the last group of its holder if its other owners have gone. A
+    heartbeat is never ahead of what its coordinator holds. The subject of a coordinator's last group is the
+    `Due` itself, or `Joined`; that of any other group is a tuple of its owners.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Batcher:
         for id_, other in others.items():
             guards += self._guards.get(id_) or self._guards_of(other)
         if self._keep_heartbeats:
-            own.append(keys.signal(due.id))
+            own += [family + due.id for family in keys.WHOLE_ID if family != keys.ACTIVITY]
             self._batch.add_group(guards, own, (due,))
             return
         for family in keys.WHOLE_ID:

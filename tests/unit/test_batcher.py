@@ -103,6 +103,11 @@ def test_an_orphan_is_guarded_by_its_sighting() -> None:
     assert keys.heartbeat(b"a") not in batch.keys
 
 
+def test_the_last_of_an_orphan_is_what_it_is_judged_by() -> None:
+    (batch,) = cut(orphan(b"a", b"blocking:ack:a:1"))
+    assert batch.group_keys()[0][-1] == keys.activity(b"a") in batch.values
+
+
 def test_a_record_is_guarded_by_all_that_own_it() -> None:
     a, b = stale(b"a"), orphan(b"b")
     record = b"blocking:idempotency:a:b:x:done:1:2"
@@ -189,8 +194,8 @@ def test_batches_are_filled_evenly() -> None:
     stream = stream_of(*(stale(b"c%d" % number, b"blocking:ack:c%d:s" % number) for number in range(5_000)))
     assert None not in stream
     batches = batches_in(stream)
-    assert sum(len(batch.keys) for batch in batches) == 5_000 * 4
-    assert all(BATCH_KEYS <= batch.load < BATCH_KEYS + 6 for batch in batches[:-1])
+    assert sum(len(batch.keys) for batch in batches) == 5_000 * (2 + len(keys.WHOLE_ID))
+    assert all(BATCH_KEYS <= batch.load < BATCH_KEYS + 4 + len(keys.WHOLE_ID) for batch in batches[:-1])
 
 
 def test_a_long_value_weighs_as_much_as_many_keys() -> None:
@@ -340,7 +345,7 @@ def test_whatever_is_held_goes_once_and_in_order(coordinators: list[Due]) -> Non
     assert set(place) == {
         *records,
         *(key for due in coordinators for key in due.keys),
-        *(spell(due.id) for due in coordinators for spell in (keys.heartbeat, keys.activity, keys.signal)),
+        *(family + due.id for due in coordinators for family in (keys.HEARTBEAT, *keys.WHOLE_ID)),
     }
     for batch in batches:
         for number, subject in enumerate(batch.subjects):
