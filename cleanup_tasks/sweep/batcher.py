@@ -18,7 +18,7 @@ class Joined(tuple[Due]):
 
 
 class Batcher:
-    """Makes batches: for each coordinator the records that it holds, then all that is its own in a last group.
+    """Makes batches: for each coordinator the records that it holds, then its last group with all its own.
 
     A record is a group of its own, or in the last group of its holder if its other owners have gone. A
     heartbeat is never ahead of what its coordinator holds. The subject of a coordinator's last group is the
