@@ -18,6 +18,7 @@ from cleanup_tasks.servers.errors import ScriptingRefused
 #: text, it ends the process (3.5.0).
 Command = tuple[bytes | str, ...]
 Context = TypeVar("Context")
+Item = TypeVar("Item")
 #: What answers that are no errors are made of.
 _PLAIN = frozenset((bytes, int, list, type(None)))
 
@@ -56,9 +57,9 @@ def limits_for(client: Redis) -> Limits:
     return LOW_LATENCY if min(took_s) < HIGH_LATENCY_S else HIGH_LATENCY
 
 
-def chunks(names: list[bytes], size: int) -> Iterator[list[bytes]]:
-    """The names, at most `size` of them at a time."""
-    return (names[start : start + size] for start in range(0, len(names), size))
+def chunks(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """The items, at most `size` of them at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class PipelinedConnection:

@@ -6,6 +6,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from cleanup_tasks.servers.errors import is_wrong_type
+from cleanup_tasks.servers.pipelining import chunks
 
 #: Bytes of a value that are read at most. No rule understands one that is so long, so the rest says nothing.
 VALUE_BYTES = 65_537
@@ -51,8 +52,7 @@ def read_on(names: Sequence[bytes], answers: list[Any], ask: Callable[[list[KeyC
         if type(answer) is not bytes or len(answer) == FIRST_BYTES
     ]
     long = [number for number in odd if type(answers[number]) is bytes]
-    for start in range(0, len(long), LONG_AT_ONCE):
-        some = long[start : start + LONG_AT_ONCE]
+    for some in chunks(long, LONG_AT_ONCE):
         again = ask([("GETRANGE", names[number], b"0", _LAST) for number in some])
         for number, answer in zip(some, again, strict=True):
             answers[number] = answer

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 from cleanup_tasks.engines.batch import Batch
 from cleanup_tasks.rules import keys
+from cleanup_tasks.servers.pipelining import chunks
 from cleanup_tasks.sweep.fleet import Due, Fleet
 
 #: Keys that a coordinator owns alone and that go in one atomic step with its heartbeat; more go in parts. It
@@ -147,8 +148,8 @@ class Batcher:
 
     def _parts(self, due: Due, own: list[bytes]) -> Iterator[Batch]:
         """A batch for each part of what is too much for one step."""
-        for start in range(0, len(own), self._batch_keys):
-            self._batch.add_group(self._guards_of(due), own[start : start + self._batch_keys], (due,))
+        for part in chunks(own, self._batch_keys):
+            self._batch.add_group(self._guards_of(due), part, (due,))
             yield self._cut()
 
     def _add_own(self, due: Due, own: list[bytes], others: Mapping[bytes, Due]) -> None:
