@@ -107,6 +107,16 @@ def names_two_parties(key: bytes) -> bool:
     return iteration.isdigit() and sent_ms.isdigit()
 
 
+def first_owner(key: bytes) -> bytes | None:
+    """The id that owns a key if it is known, whoever else does: the first segment behind the family.
+
+    It takes less than half of the time of `owners`. None where that segment is only a part of what may own it.
+    """
+    segments = key.split(b":", 3)
+    is_part = len(segments) < 3 or (len(segments) > 3 and key.startswith(WHOLE_ID))
+    return None if is_part else segments[2]
+
+
 def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Owners:
     """Who owns a related key.
 

@@ -43,7 +43,7 @@ class Collector:
     def collect(self, pages: Iterable[list[bytes]]) -> None:
         """Take in all related keys; one may come twice."""
         coordinators, lengths, owners = self._coordinators, self._fleet.lengths, keys.owners
-        for page in pages:
+        for page in self._without_protected(pages):
             for key in page:
                 known, unknown, sent_ms = owners(key, coordinators, lengths)
                 if not known:
@@ -61,6 +61,13 @@ class Collector:
             self._leave_what_is_unsure()
         self._leave_to_orphans()
         self._read_absent()
+
+    def _without_protected(self, pages: Iterable[list[bytes]]) -> Iterable[list[bytes]]:
+        """Leave out what stays since its first owner is protected, where that holds for most keys."""
+        coordinators, first_owner = self._coordinators, keys.first_owner
+        if self._fleet.gone or 2 * len(self._fleet.due()) > len(coordinators):
+            return pages
+        return ([key for key in page if coordinators.get(first_owner(key), True)] for page in pages)
 
     def others(self, key: bytes) -> list[bytes]:
         """Who may own a key too, has no heartbeat and is not due, where ids hold colons.

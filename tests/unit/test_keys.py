@@ -49,6 +49,26 @@ def test_any_name_has_the_owners_that_the_model_says(name: tuple[bytes, set[byte
     assert (set(found), set(strangers), sent_ms) == expected
     # And nobody is named twice, for each is judged once
     assert (len(found), len(strangers)) == (len(set(found)), len(set(strangers)))
+    # The look at the first segment alone never says more than the whole rule
+    first = keys.first_owner(key)
+    assert first not in known or first in found or not (found or strangers)
+
+
+@pytest.mark.parametrize(
+    ("key", "first"),
+    [
+        (b"blocking:signal:a", b"a"),
+        (b"blocking:signal:a:b", None),
+        (b"coordinator:activity:a:b", None),
+        (b"blocking:ack:a:s", b"a"),
+        (b"blocking:idempotency:a:b:done:1:1760000000000", b"a"),
+        (b"blocking:idempotency::init", b""),
+        (b"blocking:signal", None),
+        (b"", None),
+    ],
+)
+def test_the_first_segment_says_who_owns_a_key(key: bytes, first: bytes | None) -> None:
+    assert keys.first_owner(key) == first
 
 
 MS = b"1760000000000"
