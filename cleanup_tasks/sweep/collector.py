@@ -67,7 +67,10 @@ class Collector:
         coordinators, first_owner = self._coordinators, keys.first_owner
         if self._fleet.gone or 2 * len(self._fleet.due()) > len(coordinators):
             return pages
-        return ([key for key in page if coordinators.get(first_owner(key), True)] for page in pages)
+        return (
+            [key for key in page if (first := first_owner(key)) is None or coordinators.get(first, True)]
+            for page in pages
+        )
 
     def others(self, key: bytes) -> list[bytes]:
         """Who may own a key too, has no heartbeat and is not due, where ids hold colons.
