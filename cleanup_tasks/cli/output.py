@@ -30,9 +30,13 @@ class Style:
         return not (self.as_json or self.is_for_people)
 
 
+#: Columns of a pipe or a file. Whatever reads it looks for whole names in its lines.
+_UNLIMITED = 100_000
+
+
 def stdout() -> Console:
     """Standard output for people. A text is shown as it is: an id may look like markup or an emoji's name."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else _UNLIMITED)
 
 
 def show_log(style: Style, stderr: Console) -> None:

@@ -133,6 +133,16 @@ def test_an_id_is_shown_as_it_is_though_rich_would_read_it(server: Server, clien
     assert f"No coordinator '{id_}2', and no key that names it." in unknown
 
 
+def test_a_pipe_gets_whole_names(server: Server, client: Redis) -> None:
+    """However long they are, for grep looks at one line."""
+    id_ = b"coordinator-" + 100 * b"1f0a33bc-"
+    write_coordinators(client, [id_], STALE_AGE_MS)
+    everybody = run_command(server.url, "--explain").stdout.splitlines()
+    assert any(line.startswith(f"{id_.decode()} ") for line in everybody)
+    alone = run_command(server.url, "--explain", id_.decode()).stdout.split()
+    assert f"blocking:signal:{id_.decode()}" in alone
+
+
 def test_nobody_of_that_name(server: Server, fleet: Redis) -> None:
     assert explained(server, "nobody") == {}
     assert "No coordinator 'nobody', and no key that names it." in " ".join(
