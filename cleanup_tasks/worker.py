@@ -1,6 +1,7 @@
 """What a Celery worker does besides its tasks: it serves metrics, and counts sweeps that were lost."""
 
 import os
+from collections import deque
 from typing import Any
 
 from celery import signals
@@ -45,8 +46,8 @@ def _leave(**_: Any) -> None:
     CHANNEL.leave()
 
 
-#: The task that was lost last: a hard time limit is announced twice.
-_last_lost: list[str | None] = [None]
+#: The tasks that were lost last. A hard time limit is announced twice, and another one may come in between.
+_lost: deque[str | None] = deque(maxlen=100)
 
 
 @signals.task_failure.connect
@@ -59,6 +60,6 @@ def _count_lost(
 ) -> None:
     """Celery sends this in the main process for a task whose child was killed or ran out of time."""
     engine = ENGINE_OF_TASK.get(getattr(sender, "name", ""))
-    if engine and isinstance(exception, WorkerLostError | TimeLimitExceeded) and task_id != _last_lost[0]:
-        _last_lost[0] = task_id
+    if engine and isinstance(exception, WorkerLostError | TimeLimitExceeded) and task_id not in _lost:
+        _lost.append(task_id)
         CHANNEL.call("end", (kwargs or {}).get("target") or DEFAULT_TARGET, "lost", engine)

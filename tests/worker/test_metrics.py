@@ -10,18 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery.exceptions import TimeLimitExceeded
+from celery.signals import task_failure
+from prometheus_client import generate_latest
 from redis import Redis
 
-from cleanup_tasks.reporting.metrics import FIGURES, OUTCOMES
+import cleanup_tasks.worker
+from cleanup_tasks.reporting.metrics import FIGURES, OUTCOMES, REGISTRY
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EXPLANATIONS
 from cleanup_tasks.servers.client import CLIENT_NAME
 from cleanup_tasks.servers.pipelining import LOW_LATENCY
+from cleanup_tasks.tasks import cleanup
 from demo.dataset import ACTIVE_AGE_MS, STALE_AGE_MS, write_coordinators
 from demo.fleet import Fleet, fleet
 from demo.servers import Server, running_server, wait_until
 from demo.stack import ROOT, Stack
-from tests.support.scraping import Figures, changed, scrape
+from tests.support.scraping import Figures, changed, parsed, scrape
 from tests.support.sweeping import write_heartbeat
 
 POOLS = {
@@ -270,6 +275,16 @@ def test_out_of_time(client: Redis, watched: Watched) -> None:
         'cleanup_sweep_duration_seconds_count{engine="lua"}': 1,
     }
     wait_until(lambda: watched.changed() == expected, "one loss and one dry run are counted")
+
+
+def test_two_tasks_that_run_out_of_time_together_count_once_each() -> None:
+    """Celery announces each of them twice, in any order."""
+    assert cleanup_tasks.worker  # it listens
+    before = parsed(generate_latest(REGISTRY).decode())
+    for task_id in ("one", "two", "one", "two"):
+        task_failure.send(sender=cleanup, task_id=task_id, exception=TimeLimitExceeded(1))
+    now = parsed(generate_latest(REGISTRY).decode())
+    assert changed(now, before) == {'cleanup_sweeps_total{engine="lua",outcome="lost"}': 2}
 
 
 def test_refused_retried_failed(client: Redis, watched: Watched) -> None:
