@@ -5,12 +5,11 @@ import sys
 from typing import get_args
 
 import click
-from rich.console import Console
 
 from cleanup_tasks.cli.explain import explain
 from cleanup_tasks.cli.listing import Found, find, listing
 from cleanup_tasks.cli.options import DURATION, METRICS_FILE, REDIS_URL, CommandWithSettings, SettingOption
-from cleanup_tasks.cli.output import Style, show_log, stdout
+from cleanup_tasks.cli.output import Style, console, show_log
 from cleanup_tasks.cli.overview import overview, sum_of
 from cleanup_tasks.cli.selection import selected
 from cleanup_tasks.cli.stopping import Stopping
@@ -143,7 +142,7 @@ def command(
         raise click.UsageError("--explain sweeps nothing, so there is nothing to write to --metrics-file")
     if wanted is not None and len(sweeps) > 1:
         raise click.UsageError("--explain is for one target")
-    style, stderr = Style(as_json, verbose), Console(stderr=True)
+    style, stderr = Style(as_json, verbose), console(stderr=True)
     show_log(style, stderr)
     warn_of_unknown_variables()
     if list_targets:
@@ -168,7 +167,7 @@ def _list(found: list[Found], style: Style) -> int:
     if style.as_json:
         print(json.dumps([each.as_json() for each in found], indent=2), flush=True)
     else:
-        stdout().print(listing(found))
+        console().print(listing(found))
     return 0 if all(each.server for each in found) else NO_CONNECTION
 
 
@@ -178,11 +177,11 @@ def _show(ended: list[Ended], style: Style, *, are_several: bool) -> None:
         for shown in [reports] if are_several else reports:
             print(json.dumps(shown, indent=2), flush=True)
     elif style.is_for_people:
-        console = stdout()
+        out = console()
         # where there was no connection the error has said it all
         summaries = [summary(each) for each in ended if each.connected]
         for table in [overview(ended)] if are_several else summaries:
-            console.print(table)
+            out.print(table)
     elif are_several:
         logger.info("%s", sum_of(ended))
     if failure := failure_of_stdout():

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cleanup_tasks.cli.output import Style, stdout
+from cleanup_tasks.cli.output import Style, console
 from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import logger
@@ -54,7 +54,7 @@ def explain(options: Options, wanted: str, style: Style) -> int:
         for each in explained:
             print(json.dumps({**_as_json(each), "held": explanation.held, "skipped": explanation.skipped}))
         return 0
-    console = stdout()
+    out = console()
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
@@ -63,14 +63,14 @@ def explain(options: Options, wanted: str, style: Style) -> int:
     if explanation.skipped:
         now = "a sweep does nothing now, unless you add --force"
         head.add_row(Text("Skipped", "bold"), Text(f"{explanation.skipped}; {now}"))
-    console.print(head)
+    out.print(head)
     if coordinator and not explained:
-        console.print(f"No coordinator {coordinator!r}, and no key that names it.")
+        out.print(f"No coordinator {coordinator!r}, and no key that names it.")
     elif coordinator:
-        console.print(_detail(explained[0]))
+        out.print(_detail(explained[0]))
     else:
         for part in _overview(explained, None if style.verbose else options.max_named):
-            console.print(part)
+            out.print(part)
     return 0
 
 

@@ -34,9 +34,12 @@ class Style:
 _UNLIMITED = 100_000
 
 
-def stdout() -> Console:
-    """Standard output for people. A text is shown as it is: an id may look like markup or an emoji's name."""
-    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else _UNLIMITED)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output or error for people. Texts are shown as they are, for an id may look like markup."""
+    made = Console(stderr=stderr, markup=False, emoji=False)
+    if not made.is_terminal:
+        made.width = _UNLIMITED
+    return made
 
 
 def show_log(style: Style, stderr: Console) -> None:
