@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +30,14 @@ from tests.support.matrix import (  # noqa: F401, the hooks are for pytest
 from tests.support.resetting import reset
 
 ENGINES: dict[str, type[LuaEngine] | type[PythonEngine]] = {"lua": LuaEngine, "python": PythonEngine}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_the_foreground() -> None:
+    """Where the tests run in the background, or under nohup, these are ignored by all that they start."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -410,8 +410,8 @@ def test_beat_fires(coordination: Server, broker: Server, fleet: Redis, tmp_path
             "a run that beat fired cleaned",
         )
         log = tmp_path / "logs" / "cleanup.log"
-        wait_until(lambda: f"Keys deleted: {DOOMED}" in log.read_text(), "the run is logged")
-        assert "[INFO] Cleanup completed successfully" in log.read_text()
+        wait_until(lambda: "[INFO] Cleanup completed successfully" in log.read_text(), "the run is logged")
+        assert f"Keys deleted: {DOOMED}" in log.read_text()
 
 
 @pytest.mark.parametrize("task", [cleanup, cleanup_fallback], ids=["cleanup", "fallback"])
