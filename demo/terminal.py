@@ -29,7 +29,8 @@ PICTURES = {"explain": "--explain", "dry-run": "--dry-run", "run": ""}
 def write_fleet(client: Redis) -> None:
     """A small fleet: three who work, two who are dead, a record between the two kinds, and an orphan."""
     write_coordinators(client, [b"planner", b"coder-1", b"coder-2"], ACTIVE_AGE_MS)
-    write_coordinators(client, [b"coder-3", b"tester"], STALE_AGE_MS)
+    # half a minute more, so that the ages always have two units
+    write_coordinators(client, [b"coder-3", b"tester"], STALE_AGE_MS + 30_000)
     sent_ms = server_time_ms(client) - STALE_AGE_MS
     client.set(keys.IDEMPOTENCY + b"tester:planner:result:1:%d" % sent_ms, "1")
     client.set(keys.signal(b"reviewer"), "stop")

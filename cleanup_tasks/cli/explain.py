@@ -5,6 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from redis.exceptions import RedisError
 from rich.console import RenderableType
@@ -14,7 +15,7 @@ from rich.text import Text
 from cleanup_tasks.cli.output import Style, console
 from cleanup_tasks.cli.sweeping import ERRORS, NO_CONNECTION
 from cleanup_tasks.reporting.durations import in_words
-from cleanup_tasks.reporting.log import logger
+from cleanup_tasks.reporting.log import logger, utc
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.hints import with_hint
 from cleanup_tasks.servers.topology import servers_at
@@ -25,7 +26,18 @@ _COLOURS = {"stale": "red", "orphaned": "yellow", "unreadable": "yellow", "activ
 
 #: Families -> what people call one key of it, where that is another word.
 _WORDS = {"idempotency": "record"}
-DELETE, KEEP = "delete", "keep"
+
+
+class _Words(NamedTuple):
+    """What the table says of sweeps: what they do, or would do if they were neither held nor skipped."""
+
+    heading: str
+    delete: str
+    keep: str
+
+
+_DOES = _Words("What a sweep does", "delete", "keep")
+_WOULD_DO = _Words("What a sweep would do", "would delete", "would keep")
 
 
 def explain(options: Options, wanted: str, style: Style) -> int:
@@ -59,17 +71,20 @@ def explain(options: Options, wanted: str, style: Style) -> int:
     head.add_row(Text("Redis", "bold"), Text(str(options.address)))
     if explanation.held:
         now = "a sweep deletes nothing now, unless you add --force"
+        if explanation.held_until_ms:
+            now += f". If nothing changes, sweeps from now on are held until {utc(explanation.held_until_ms)}"
         head.add_row(Text("Held", "bold"), Text(f"{explanation.held}; {now}"))
     if explanation.skipped:
         now = "a sweep does nothing now, unless you add --force"
         head.add_row(Text("Skipped", "bold"), Text(f"{explanation.skipped}; {now}"))
     out.print(head)
+    words = _WOULD_DO if explanation.held or explanation.skipped else _DOES
     if coordinator and not explained:
         out.print(f"No coordinator {coordinator!r}, and no key that names it.")
     elif coordinator:
-        out.print(_detail(explained[0]))
+        out.print(_detail(explained[0], words))
     else:
-        for part in _overview(explained, None if style.verbose else options.max_named):
+        for part in _overview(explained, None if style.verbose else options.max_named, words):
             out.print(part)
     return 0
 
@@ -97,16 +112,16 @@ def _as_json(each: Explained) -> dict[str, object]:
     }
 
 
-def _overview(explained: list[Explained], most: int | None) -> Iterator[RenderableType]:
+def _overview(explained: list[Explained], most: int | None, words: _Words) -> Iterator[RenderableType]:
     """A table of those about whom something is done, at most so many; None: of everybody."""
     counted = Counter(each.verdict for each in explained)
     listed = [each for each in explained if most is None or each.verdict != "active"]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("Coordinator", "Heartbeat", "Activity", "Verdict", "What a sweep does"):
+    for column in ("Coordinator", "Heartbeat", "Activity", "Verdict", words.heading):
         table.add_column(column, overflow="fold", no_wrap=column in ("Heartbeat", "Activity", "Verdict"))
     for each in listed[:most]:
-        ages = _age(each.heartbeat_age_s, units=1), _age(each.activity_age_s, units=1)
-        table.add_row(shown(each.id), *ages, Text(each.verdict, _COLOURS[each.verdict]), _keys(each))
+        ages = _age(each.heartbeat_age_s), _age(each.activity_age_s)
+        table.add_row(shown(each.id), *ages, Text(each.verdict, _COLOURS[each.verdict]), _keys(each, words))
     if listed:
         yield table
     total = ", ".join(f"{number:,} {verdict}" for verdict, number in counted.items())
@@ -117,7 +132,7 @@ def _overview(explained: list[Explained], most: int | None) -> Iterator[Renderab
         yield "Active coordinators are not shown. --verbose shows all, --explain ID shows one."
 
 
-def _detail(each: Explained) -> RenderableType:
+def _detail(each: Explained, words: _Words) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
@@ -129,7 +144,7 @@ def _detail(each: Explained) -> RenderableType:
     if each.verdict == "orphaned":
         grid.add_row(Text("Sighted", "bold"), _age(each.sighted_age_s))
     for key in each.keys:
-        grid.add_row(Text(DELETE, "red") if key.goes else Text(KEEP, "green"), _key(key, each.id))
+        grid.add_row(Text(words.delete, "red") if key.goes else Text(words.keep, "green"), _key(key, each.id))
     return grid
 
 
@@ -143,7 +158,7 @@ def _key(key: Key, owner: bytes) -> Text:
     return text
 
 
-def _keys(each: Explained) -> Text:
+def _keys(each: Explained, words: _Words) -> Text:
     """How many keys of each family go, how many stay, and why where the verdict doesn't say it."""
     lines = [each.reason] if each.verdict in ("orphaned", "unreadable") else []
     for goes in (True, False):
@@ -156,7 +171,7 @@ def _keys(each: Explained) -> Text:
             continue
         keeping = {id_: why for key in each.keys for id_, why in key.kept_by.items() if not goes}
         whose = f", also owned by {_owners(keeping)}" if each.goes and keeping else ""
-        lines.append(f"{DELETE if goes else KEEP} {families}{whose}")
+        lines.append(f"{words.delete if goes else words.keep} {families}{whose}")
     return Text("\n".join(lines))
 
 
@@ -165,5 +180,5 @@ def _owners(kept_by: dict[bytes, str], most: int = 2) -> str:
     return ", ".join(named) + (f" and {len(kept_by) - most} more" if len(kept_by) > most else "")
 
 
-def _age(seconds: int | None, units: int = 2) -> str:
-    return "-" if seconds is None else in_words(seconds, units)
+def _age(seconds: int | None) -> str:
+    return "-" if seconds is None else in_words(seconds)

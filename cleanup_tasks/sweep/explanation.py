@@ -31,7 +31,7 @@ class Key:
     """A key of a coordinator."""
 
     name: bytes
-    #: Whether a sweep would delete it, if nothing changes before.
+    #: Whether a sweep that is neither held nor skipped would delete it, if nothing changes before.
     goes: bool
     #: The other owners, and what they are.
     shared_with: dict[bytes, str]
@@ -45,6 +45,7 @@ class Explained:
 
     id: bytes
     verdict: Verdict
+    #: Whether a sweep that is neither held nor skipped would delete keys of it.
     goes: bool
     reason: str
     #: In seconds by the server's clock; None where there is none, or none that can be read.
@@ -73,8 +74,11 @@ class Explanation:
             servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
         self._protected: set[bytes] = set()
+        self._found_stale: set[bytes] = set()
         #: Why a sweep would delete nothing now, or None; known once all was explained.
         self.held: str | None = None
+        #: Until when sweeps from now on are held if nothing changes, in ms; None where that is not known.
+        self.held_until_ms: int | None = None
         #: Why a sweep would not even begin now, or None.
         self.skipped: str | None = None
 
@@ -97,7 +101,8 @@ class Explanation:
             self._sightings.add_due(fleet, servers, now_ms)
         with contextlib.suppress(Held):
             hold.decide(lambda: fleet.leave_out(bare_orphans(fleet, servers.scan(keys.RELATED_PATTERN))))
-        self.held, self._protected = report.held, hold.protected
+        self.held, self.held_until_ms = report.held, report.held_until_ms
+        self._protected, self._found_stale = hold.protected, set(report.stale_coordinator_ids)
         collector = Collector(fleet, servers, now_ms, threshold_s)
         pages = list(servers.scan(keys.RELATED_PATTERN))
         collector.collect(pages)
@@ -137,9 +142,14 @@ class Explanation:
         if id_ in self._protected:
             why = "it has written something since it was noted, whatever its clock says"
             return Explained(id_, "stale", goes=False, reason=why)
-        goes = self._fleet.coordinators[id_] is not None
         reason = f"no sign of life for more than {in_words(threshold_s)}"
-        return Explained(id_, "stale", goes, reason if goes else f"{reason}; it is looked at once more")
+        if self._fleet.coordinators[id_] is not None:
+            return Explained(id_, "stale", goes=True, reason=reason)
+        if id_ in self._found_stale:
+            more = "too many are stale to go at once, so a later part of the same sweep looks at it again"
+        else:
+            more = "it has become stale just now, so the next sweep decides"
+        return Explained(id_, "stale", goes=False, reason=f"{reason}; {more}")
 
     def _orphan(self, id_: bytes, now_ms: int) -> Explained:
         if self._options.orphans != "reap":

@@ -15,8 +15,10 @@ from cleanup_tasks.servers.pipelining import LOW_LATENCY, Limits
 from cleanup_tasks.servers.topology import servers_at
 from cleanup_tasks.servers.url import parse
 from cleanup_tasks.sweep import collector, fleet
+from cleanup_tasks.sweep.explanation import Explanation
+from cleanup_tasks.sweep.options import Options
 from demo.dataset import KEYS_EACH, write_acceptance_data
-from demo.servers import running_server, wait_until
+from demo.servers import Server, running_server, wait_until
 from tests.support.sweeping import (
     Before,
     NamedEngine,
@@ -196,3 +198,21 @@ def test_orphans_that_are_due_do_not_wait(
     assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped) == (4, 4)
     assert report.keys_deleted == announced.keys_deleted == 5 * KEYS_EACH + 4
     assert all_keys(client) == set()
+
+
+def test_an_explanation_of_who_waits_for_a_later_part(
+    client: Redis, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the first part go; of the others it is said why nothing is said of their keys."""
+    write_stale(client, b"first", b"second", b"third")
+    monkeypatch.setattr(fleet, "MAX_COORDINATOR_BYTES", 1)
+    options = Options(parse(server.url))
+    with servers_at(options.address, options.tls) as servers:
+        servers.connect()
+        explained = Explanation(servers, options).explain()
+    waiting = [each.reason for each in explained if not each.goes]
+    assert [each.verdict for each in explained] == 3 * ["stale"]
+    assert waiting == 2 * [
+        "no sign of life for more than 10 min; too many are stale to go at once, so a later part of the same "
+        "sweep looks at it again"
+    ]

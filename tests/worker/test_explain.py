@@ -1,6 +1,7 @@
 """--explain: who would go and why, and nothing is touched."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,11 @@ def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
     shown = run_on_terminal(server.url, "--explain")
     assert shown.process.returncode == 0
     assert max(map(len, shown.screen)) <= COLUMNS
-    text = " ".join(" ".join(shown.screen).split())
+    text = re.sub(r"\b11 min( \d+ s)?", "AGE", " ".join(" ".join(shown.screen).split()))
     assert text.startswith(f"Redis 127.0.0.1:{server.port}, database 0 Coordinator Heartbeat Activity ")
+    assert " Verdict What a sweep does stale " in text
     for row in (
-        "stale 11 min 11 min stale delete 2 acks, 1 record, 1 signal, 1 activity, 1 heartbeat "
+        "stale AGE AGE stale delete 2 acks, 1 record, 1 signal, 1 activity, 1 heartbeat "
         "keep 1 record, also owned by active (active)",
         "ghost - - orphaned no heartbeat; --orphans reap deletes its keys keep 1 signal",
         "odd - - unreadable it is not JSON keep 1 heartbeat",
@@ -74,6 +76,14 @@ def test_a_table_on_a_terminal(server: Server, fleet: Redis) -> None:
     assert text.endswith("Active coordinators are not shown. --verbose shows all, --explain ID shows one.")
     everybody = run_on_terminal(server.url, "--explain", "--verbose").screen
     assert any(line.startswith("active ") for line in everybody)
+
+
+def test_ages_have_two_units(server: Server, client: Redis) -> None:
+    """With one, somebody who is silent for longer than 90 minutes would seem to be so for one hour."""
+    write_coordinators(client, [b"stale"], 118 * 60_000)
+    screen = run_on_terminal(server.url, "--explain", "--stale-threshold", "90m").screen
+    (line,) = (line for line in screen if line.startswith("stale "))
+    assert line.split()[1:9] == 2 * ["1", "h", "58", "min"]
 
 
 def test_one_coordinator_with_its_keys(server: Server, fleet: Redis) -> None:
@@ -183,6 +193,8 @@ def test_a_skipped_sweep_is_said(server: Server, tmp_path: Path) -> None:
     told = " ".join(" ".join(screen).split())
     assert f"Skipped {skipped[:12]}" in told
     assert "; a sweep does nothing now, unless you add --force Coordinator" in told
+    assert "What a sweep would do stale" in told
+    assert "stale would delete 2 acks" in told
 
 
 def test_a_hold_is_said(server: Server, client: Redis) -> None:
@@ -191,8 +203,16 @@ def test_a_hold_is_said(server: Server, client: Redis) -> None:
     why = "nobody beats, and 20 look dead"
     assert {line["held"] for line in explained(server).values()} == {why}
     shown = " ".join(" ".join(run_on_terminal(server.url, "--explain").screen).split())
-    assert f"Held {why}; a sweep deletes nothing now, unless you add --force" in shown
+    assert f"Held {why}; a sweep deletes nothing now, unless you add --force. If nothing changes" in shown
+    assert re.search(r"sweeps from now on are held until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC Coord", shown)
+    assert "What a sweep would do dead-" in shown
+    assert shown.count("stale would delete 2 acks") == 20
+    alone = [" ".join(line.split()) for line in run_on_terminal(server.url, "--explain", "dead-1").screen]
+    assert "would delete blocking:heartbeat:dead-1" in alone
     assert digest(client) == before
+    forced = " ".join(" ".join(run_on_terminal(server.url, "--explain", "--force").screen).split())
+    assert "would" not in forced
+    assert "held" not in forced
     assert {line["held"] for line in explained(server, "--force").values()} == {None}
 
 
