@@ -8,6 +8,7 @@ from cleanup_tasks.cli.sweeping import Ended
 from cleanup_tasks.reporting.durations import in_words
 from cleanup_tasks.reporting.log import not_noted, utc
 from cleanup_tasks.reporting.report import Report
+from cleanup_tasks.rules.staleness import EXPLANATIONS
 
 DRY_RUN = "[DRY-RUN]"
 
@@ -38,8 +39,10 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
             ("Kept", f"{amount(report.revived_coordinators, 'coordinator')} that came back meanwhile")
         )
     if report.unreadable_heartbeats:
-        reasons = ", ".join(
-            f"{number:,} ({reason})" for reason, number in report.unreadable_by_reason.items()
+        reasons = "\n".join(
+            f"{number:,}: {words}"
+            for reason, words in EXPLANATIONS.items()
+            if (number := report.unreadable_by_reason.get(reason))
         )
         rows.append(("Unreadable", f"{reasons}; kept, see --explain"))
     if report.orphaned_coordinators_found:

@@ -36,7 +36,8 @@ _ALWAYS = {
     "username-password": "check user and password; in a URL special characters are written as %XX",
     "Authentication required": "give the password, as in redis://:password@host:6379/0",
     "cluster support disabled": "this is no node of a cluster; use redis://host:port",
-    "DB index|SELECT is not allowed": "the server has no database of this number",
+    "DB index": "choose another database number in the URL",
+    "SELECT is not allowed": "a cluster has only database 0",
     "unknown command .(SELECT|CLUSTER)": "if this is a sentinel, use redis+sentinel://host:port/service",
     "unknown command .?SENTINEL": "this is no sentinel; use redis://host:port",
 }
@@ -58,5 +59,5 @@ def with_hint(address: Address) -> Iterator[None]:
         yield
     except RedisError as error:
         if text := hint(error, address):
-            error.args = (f"{in_short(error)} ({text})",)
+            error.args = (f"{in_short(error).removesuffix('.')} ({text})",)
         raise

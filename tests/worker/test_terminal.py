@@ -62,6 +62,15 @@ def test_nothing_there(server: Server) -> None:
     ]
 
 
+def test_a_line_for_each_kind_of_unreadable_heartbeat(server: Server, client: Redis) -> None:
+    """In words, for the names of the kinds are for programs."""
+    client.mset({keys.heartbeat(b"odd"): "alive", keys.heartbeat(b"dated"): '"2026-01-01T00:00:00Z"'})
+    assert [row.strip() for row in rows(run_on_terminal(server.url).screen)][-2:] == [
+        "Unreadable 1: its time is a date as text, not a number of milliseconds",
+        "1: it is not JSON; kept, see --explain",
+    ]
+
+
 def test_what_can_be_done_about_what_stays(server: Server, client: Redis) -> None:
     write_acceptance_data(client, 2, 1)
     write_heartbeat(client, b"odd", "unreadable")
@@ -71,7 +80,7 @@ def test_what_can_be_done_about_what_stays(server: Server, client: Redis) -> Non
     assert [" ".join(row.split()) for row in shown.split("[DRY-RUN]")[1:]] == [
         "Checked 3 coordinators in N ms: 1 active, 1 stale, 1 unreadable",
         "Would delete 6 keys of 1 stale coordinators",
-        "Unreadable 1 (not_json); kept, see --explain",
+        "Unreadable 1: it is not JSON; kept, see --explain",
         "Orphans 1 found: see --explain, remove with --orphans reap",
     ]
 
