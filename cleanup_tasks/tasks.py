@@ -24,11 +24,10 @@ from cleanup_tasks.keywords_only import KeywordsOnly
 from cleanup_tasks.origin import way_back
 from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import about, log_failure, logger
-from cleanup_tasks.reporting.report import DEFAULT_TARGET
+from cleanup_tasks.reporting.report import DEFAULT_TARGET, REQUESTED
 from cleanup_tasks.schedule import CLEANUP, ENGINE_OF_TASK, FALLBACK, interval_of
 from cleanup_tasks.servers.errors import ScriptingRefused, is_transient
 from cleanup_tasks.shared import shared_task
-from cleanup_tasks.sweep.options import REQUESTED
 from cleanup_tasks.sweep.sweep import Sweep
 
 #: Waits in seconds before each retry when the connection or the server is the trouble.

@@ -22,9 +22,10 @@ from cleanup_tasks.reporting.durations import EXAMPLES, in_words
 from cleanup_tasks.reporting.log import about, logger
 from cleanup_tasks.reporting.metrics import METRICS
 from cleanup_tasks.reporting.metrics_file import MetricsFile
+from cleanup_tasks.reporting.report import REQUESTED
 from cleanup_tasks.schedule import time_limits
 from cleanup_tasks.servers import url
-from cleanup_tasks.sweep.options import REQUESTED, Options, OrphansMode
+from cleanup_tasks.sweep.options import Options, OrphansMode
 
 #: Coordinators beat every 5 to 10 seconds; a pause of the machine or the network is soon longer than that.
 SHORT_THRESHOLD_S = 60

@@ -20,7 +20,7 @@ SCRIPT_NAME = "delete_if_unchanged.lua"
 #: How often the script is loaded where somebody flushes it at once.
 ATTEMPTS = 3
 #: A time that the script takes and that has passed.
-EARLIEST_MS = 10**12
+PAST_MS = 10**12
 
 
 def script_source(name: str = SCRIPT_NAME) -> str:
@@ -71,7 +71,7 @@ class LuaEngine:
         for attempt in range(ATTEMPTS):
             try:
                 self._connection.ask("SCRIPT", "LOAD", self._source)
-                self._connection.ask(*self._call(Batch(EARLIEST_MS, dry_run=True)))
+                self._connection.ask(*self._call(Batch(PAST_MS, dry_run=True)))
                 return
             except ResponseError as error:
                 # somebody may flush the scripts between the two

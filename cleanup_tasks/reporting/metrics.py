@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from cleanup_tasks.reporting.report import REQUESTED
 from cleanup_tasks.rules.staleness import EXPLANATIONS
 
 #: How a sweep ended. ``held``: nobody seemed to be alive, so nothing was deleted. ``retried`` and ``refused``
@@ -68,7 +69,7 @@ LAST = {
 #: What the text of a refusal holds -> the reason that is its label; an open set of texts would be an
 #: open set of time series.
 REASONS = {
-    "requested": "requested",
+    REQUESTED: "requested",
     "no permissions": "no_permission",
     "unknown command": "unknown_command",
     "script not found": "script_missing",

@@ -10,6 +10,8 @@ from cleanup_tasks.rules.keys import text
 
 #: What the target is called that has no name of its own.
 DEFAULT_TARGET = "default"
+#: How `fallback_reason` begins where somebody has asked for the Python engine, so nothing was wrong.
+REQUESTED = "requested"
 #: An id, which is text in the metrics dict.
 Id = Annotated[bytes, PlainSerializer(text)]
 

@@ -56,7 +56,7 @@ class Finder:
         """Note in `fleet` everybody whose heartbeat is given; one may come twice."""
         report = self._report
         for judged in self._judge(self._lots(pages)):
-            fleet.add_due(judged.stale, judged.now_ms)
+            fleet.add_stale(judged.stale, judged.now_ms)
             fleet.protect(judged.kept)
             fleet.protect(judged.unknown)
             self._count_unreadable(judged.unreadable)
@@ -84,7 +84,7 @@ class Finder:
     def find_again(self, coordinators: list[bytes], fleet: Fleet) -> None:
         """Note in `fleet` who is still stale of those that were found so, and whose values were not held."""
         for judged in self._judge(self._lots([list(map(keys.heartbeat, coordinators))])):
-            fleet.add_due(judged.stale, judged.now_ms)
+            fleet.add_stale(judged.stale, judged.now_ms)
             self._report.revived_coordinators += len(judged.kept)
 
     def _lots(self, pages: Iterable[list[bytes]]) -> Iterator[list[bytes]]:

@@ -79,10 +79,6 @@ class Due:
         """About what it takes of the worker's memory, without its keys."""
         return DUE_BYTES + len(self.id) + len(self.heartbeat or b"") + len(self.activity)
 
-    def go(self) -> None:
-        """Note that it was deleted."""
-        self.has_gone = True
-
     def let_go(self, coordinators: AbstractSet[bytes]) -> None:
         """Hold no record any more that one of these owns too."""
         self.records = {
@@ -118,14 +114,13 @@ class Fleet:
 
     def protect(self, coordinators: Collection[bytes]) -> None:
         """Note some whose keys stay."""
-        self.coordinators.update(dict.fromkeys(coordinators))
-        self.lengths.update({keys.segments_of(id_) for id_ in coordinators})
+        self._note(dict.fromkeys(coordinators))
 
     def add_ahead(self, heartbeats: Mapping[bytes, bytes]) -> None:
         """Remember some ids whose heartbeats are far ahead, with these."""
         self.ahead.update(islice(heartbeats.items(), MAX_AHEAD - len(self.ahead)))
 
-    def add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
+    def add_stale(self, coordinators: Sequence[Due], now_ms: int) -> None:
         """Note stale ones that may go; beyond what a generation takes they wait, and nothing of them is held.
 
         Args:
@@ -136,17 +131,22 @@ class Fleet:
         held = list(accumulate((due.held_bytes for due in coordinators), initial=self._held_bytes))
         self._held_bytes = held[-1]  # once one waits, so do all that come after it
         room = max(bisect(held, MAX_COORDINATOR_BYTES) - 1, int(is_first))
-        self.add_orphans(coordinators[:room], now_ms)
+        self._add_due(coordinators[:room], now_ms)
         waiting = [due.id for due in coordinators[room:]]
-        self.protect(waiting)
+        self._note(dict.fromkeys(waiting))
         self._later.extend(waiting)
 
     def add_orphans(self, coordinators: Sequence[Due], now_ms: int) -> None:
-        """Note some that may go now, however many there are: sightings have a limit of their own."""
-        ids = [due.id for due in coordinators]
-        self.protect(ids)
-        self.coordinators.update(zip(ids, coordinators, strict=True))
+        """Note orphans that may go now, however many there are: sightings have a limit of their own."""
+        self._add_due(coordinators, now_ms)
+
+    def _add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
+        self._note({due.id: due for due in coordinators})
         self.judged_at_ms = max(self.judged_at_ms, now_ms)
+
+    def _note(self, coordinators: Mapping[bytes, Due | None]) -> None:
+        self.coordinators.update(coordinators)
+        self.lengths.update({keys.segments_of(id_) for id_ in coordinators})
 
     def leave_out(self, coordinators: Iterable[bytes]) -> None:
         """Forget some, of whom nothing is there."""

@@ -7,12 +7,9 @@ from typing import Literal
 from uuid import uuid4
 
 from cleanup_tasks.engines.batch import EngineName
-from cleanup_tasks.reporting.report import DEFAULT_TARGET, PreviousAttempts
+from cleanup_tasks.reporting.report import DEFAULT_TARGET, REQUESTED, PreviousAttempts
 from cleanup_tasks.servers.tls import Tls
 from cleanup_tasks.servers.url import Address
-
-#: How the reason begins why the Python engine is used where nothing was wrong.
-REQUESTED = "requested"
 
 #: What a sweep does about coordinators of which only related keys are left.
 OrphansMode = Literal["off", "report", "reap"]

@@ -137,7 +137,7 @@ class Reaper:
             if number not in stayed:
                 gone.append(due)
                 if not report.dry_run:
-                    due.go()
+                    due.has_gone = True
                 continue
             self.kept.add(due.id)
             if not due.is_orphan and number in answer.kept:

@@ -38,7 +38,7 @@ def stream_of(
 ) -> list[Batch | None]:
     """All batches for these, in this order, and where all before has to be over."""
     fleet = Fleet()
-    fleet.add_due(coordinators, JUDGED_MS)
+    fleet.add_stale(coordinators, JUDGED_MS)
     fleet.gone = options.pop("gone", set())
     given = {"dry_run": False, "keep_heartbeats": False, "blocked": set(), **options}
     return list(Batcher(fleet, absent or {}, batch_keys, **given).batches(coordinators))
@@ -139,7 +139,7 @@ def test_a_record_goes_in_one_group_with_the_last_of_its_owners() -> None:
     with_a, with_c = b"blocking:idempotency:a:b:done:1:2", b"blocking:idempotency:c:b:done:1:2"
     share(with_a, b, a)
     share(with_c, b, c)
-    a.go()
+    a.has_gone = True
     (batch,) = cut(b, c, d)
     # the one who has gone must be absent still, and whoever is there yet is compared by value
     separate, last, *_ = batch.group_keys()
@@ -159,7 +159,7 @@ def test_a_record_waits_until_it_is_known_what_became_of_the_other_owner() -> No
     for batch in Batcher(Fleet(), {}, 1, dry_run=False, keep_heartbeats=False, blocked=set()).batches([a, b]):
         stream.append(batch)
         if batch is None:
-            a.go()
+            a.has_gone = True
     assert [batch and batch.subjects for batch in stream] == [[a], None, [Joined((b,))]]
 
 
@@ -169,7 +169,7 @@ def test_what_goes_in_parts_is_guarded_by_all_that_own_it() -> None:
     records = [b"blocking:idempotency:a:b:done:%d:2" % number for number in range(WHOLE_KEYS + 1)]
     for record in records:
         share(record, b, a)
-    a.go()
+    a.has_gone = True
     gone = {(keys.heartbeat(b"a"),), (keys.activity(b"a"),)}
     found = 0
     for batch in cut(b, batch_keys=4 * WHOLE_KEYS):
@@ -210,7 +210,7 @@ def test_so_many_owners_are_guards_of_one_group() -> None:
     for number in range(8):
         share(b"blocking:idempotency:%d" % number, holder, *others[3 * number : 3 * number + 3])
     for other in others:
-        other.go()
+        other.has_gone = True
     for batch_keys, most in ((30, 2 + 2 * len(others)), (20, 2 + 2 * 3)):
         batches = cut(holder, batch_keys=batch_keys)
         assert max(len(guards) for batch in batches for guards in batch.group_guards) == most

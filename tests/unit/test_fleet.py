@@ -15,7 +15,7 @@ def test_a_generation_holds_no_more_bytes_than_it_may(
     everybody = {b"c%d" % number for number in range(3_000 if value_bytes < 1_000 else 30)}
     known, waiting, went = Fleet(), sorted(everybody), []
     while waiting:
-        known.add_due([Due(id_, b"h" * value_bytes, b"") for id_ in waiting], now_ms=1)
+        known.add_stale([Due(id_, b"h" * value_bytes, b"") for id_ in waiting], now_ms=1)
         held = known.due()
         # one that is larger than all that may be held is held alone
         assert sum(due.held_bytes for due in held) <= 1_000_000 or len(held) == 1
