@@ -1,10 +1,10 @@
 """What one attempt of a task tells the next, in the headers of the message."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from cleanup_tasks.reporting.report import PreviousAttempts
+from cleanup_tasks.reporting.report import HANDED_ON, PreviousAttempts
 
 FALLBACK_HEADER = "x-cleanup-fallback"
 PREVIOUS_HEADER = "x-cleanup-earlier"
@@ -35,16 +35,14 @@ class Attempt:
             fallback_reason=None if reason is None else str(reason),
             retries=_number(found.get(RETRIES_HEADER)),
             owner=owner if isinstance(owner, str) else None,
-            previous=PreviousAttempts(
-                **{known.name: _number(previous.get(known.name)) for known in fields(PreviousAttempts)}
-            ),
+            previous=PreviousAttempts({name: _number(previous.get(name)) for name in HANDED_ON}),
         )
 
     def headers(self) -> dict[str, Any]:
         """The headers that `read` reads."""
         named = {FALLBACK_HEADER: self.fallback_reason, OWNER_HEADER: self.owner}
         known = {name: text for name, text in named.items() if text is not None}
-        return {PREVIOUS_HEADER: asdict(self.previous), RETRIES_HEADER: self.retries, **known}
+        return {PREVIOUS_HEADER: dict(self.previous), RETRIES_HEADER: self.retries, **known}
 
 
 def _number(value: object) -> int:

@@ -1,6 +1,6 @@
 """The metrics dict: typed inside, the original's camelCase names outside."""
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -14,29 +14,19 @@ DEFAULT_TARGET = "default"
 REQUESTED = "requested"
 #: An id, which is text in the metrics dict.
 Id = Annotated[bytes, PlainSerializer(text)]
+#: A count of what was done for good: the attempts of a task or command add theirs up.
+Done = Annotated[int, "done"]
+#: A count of what the next attempt may find again: it is counted once.
+Found = Annotated[int, "found"]
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousAttempts:
-    """What earlier attempts of the same task or command did for good, and what they found."""
-
-    #: What they found may be found again, and is counted once.
-    total_coordinators_checked: int = 0
-    stale_coordinators_found: int = 0
-    revived_coordinators: int = 0
-    unreadable_heartbeats: int = 0
-    heartbeats_ahead: int = 0
-    #: What they did.
-    reaped: int = 0
-    keys_deleted: int = 0
-    cleanup_errors: int = 0
-    orphaned_coordinators_reaped: int = 0
-    orphan_keys_deleted: int = 0
+class PreviousAttempts(Counter[str]):
+    """What earlier attempts of the same task or command did and found: fields in `HANDED_ON` -> how many."""
 
     @property
     def has_changed_something(self) -> bool:
         """Whether keys were deleted, or may have been."""
-        return bool(self.keys_deleted or self.cleanup_errors)
+        return bool(self["keys_deleted"] or self["cleanup_errors"])
 
 
 class Report(BaseModel):
@@ -47,11 +37,11 @@ class Report(BaseModel):
     #: The name of the coordination Redis.
     target: str = DEFAULT_TARGET
     #: active + stale + unreadable
-    total_coordinators_checked: int = 0
+    total_coordinators_checked: Found = 0
     #: Stale when found, whatever became of them.
-    stale_coordinators_found: int = 0
+    stale_coordinators_found: Found = 0
     #: Keys that the server said it deleted; in a dry run, that would go.
-    keys_deleted: int = 0
+    keys_deleted: Done = 0
     #: Wall time in ms.
     execution_time_ms: int = 0
     coordinators_per_second: float = 0.0
@@ -63,17 +53,17 @@ class Report(BaseModel):
     stale_threshold_seconds: int
     active_coordinators: int = 0
     #: Kept, for their heartbeat says nothing we understand.
-    unreadable_heartbeats: int = 0
+    unreadable_heartbeats: Found = 0
     #: Active, by a heartbeat 60 s or more ahead of the server's clock.
-    heartbeats_ahead: int = 0
+    heartbeats_ahead: Found = 0
     #: How many of these there are of each kind, see `rules.staleness.EXPLANATIONS`.
     unreadable_by_reason: dict[str, int] = Field(default_factory=dict)
     #: The first one of each kind.
     unreadable_examples: dict[str, Id] = Field(default_factory=dict)
     #: Stale when found, no longer so when the engine looked: kept.
-    revived_coordinators: int = 0
+    revived_coordinators: Found = 0
     #: Steps of which the end is not known, or that were given up.
-    cleanup_errors: int = 0
+    cleanup_errors: Done = 0
     #: Every stale coordinator was dealt with, and the numbers are exact.
     complete: bool = False
     #: Why nothing was done, or None.
@@ -87,32 +77,31 @@ class Report(BaseModel):
     failure: str | None = None
     #: Ids that related keys name and that have no heartbeat; 0 where nobody looked.
     orphaned_coordinators_found: int = 0
-    orphaned_coordinators_reaped: int = 0
+    orphaned_coordinators_reaped: Done = 0
     #: Orphans that were noted too short a time ago to be reaped; 0 where none is to be reaped.
     orphaned_coordinators_waiting: int = 0
     #: Seconds until the first of these may be reaped, or None.
     next_orphan_due_seconds: int | None = None
     #: Part of `keys_deleted`.
-    orphan_keys_deleted: int = 0
+    orphan_keys_deleted: Done = 0
     stale_coordinator_ids: list[Id] = Field(default_factory=list)
     stale_coordinator_ids_omitted: int = 0
 
     #: Coordinators whose heartbeat this attempt removed; not shown.
-    reaped: int = Field(default=0, exclude=True)
+    reaped: Done = Field(default=0, exclude=True)
     #: Orphans that a later sweep has to note before they can be reaped; not shown.
     orphans_not_noted: int = Field(default=0, exclude=True)
 
     def add(self, previous: PreviousAttempts) -> None:
         """Count what earlier attempts did, so that the report speaks of all of them."""
-        self.reaped += previous.reaped
-        self.total_coordinators_checked += previous.reaped
-        self.stale_coordinators_found += previous.reaped
-        self.stale_coordinator_ids_omitted += previous.reaped
-        self.keys_deleted += previous.keys_deleted
-        self.cleanup_errors += previous.cleanup_errors
-        self.orphaned_coordinators_found += previous.orphaned_coordinators_reaped
-        self.orphaned_coordinators_reaped += previous.orphaned_coordinators_reaped
-        self.orphan_keys_deleted += previous.orphan_keys_deleted
+        for field, kind in HANDED_ON.items():
+            if kind == "done":
+                setattr(self, field, getattr(self, field) + previous[field])
+        # who is gone is not found again
+        self.total_coordinators_checked += previous["reaped"]
+        self.stale_coordinators_found += previous["reaped"]
+        self.stale_coordinator_ids_omitted += previous["reaped"]
+        self.orphaned_coordinators_found += previous["orphaned_coordinators_reaped"]
         self.complete = self.complete and not self.cleanup_errors
 
     def finish(self, elapsed_s: float) -> None:
@@ -127,3 +116,12 @@ class Report(BaseModel):
         omitted = self.stale_coordinator_ids_omitted + len(self.stale_coordinator_ids) - len(shown)
         ids = {"stale_coordinator_ids": shown, "stale_coordinator_ids_omitted": omitted}
         return self.model_copy(update=ids).model_dump(by_alias=True)
+
+
+#: The fields that an attempt hands on to the next one, and of which kind each is, see `Done` and `Found`.
+HANDED_ON = {
+    name: kind
+    for name, field in Report.model_fields.items()
+    for kind in field.metadata
+    if kind in ("done", "found")
+}

@@ -12,7 +12,7 @@ from cleanup_tasks.reporting.exporter import CHANNEL
 from cleanup_tasks.reporting.log import log_failure, log_report, log_summary, logger
 from cleanup_tasks.reporting.logfile import open_log_file
 from cleanup_tasks.reporting.metrics import FIGURES, Outcome
-from cleanup_tasks.reporting.report import PreviousAttempts, Report
+from cleanup_tasks.reporting.report import HANDED_ON, PreviousAttempts, Report
 from cleanup_tasks.rules import keys
 from cleanup_tasks.servers import acl
 from cleanup_tasks.servers.errors import (
@@ -47,7 +47,7 @@ class Sweep:
         """Nothing is sent before `run`."""
         self._options = options
         #: What the metrics were told, by the attempts before too.
-        self._published = {field: getattr(options.previous, field) for field in FIGURES}
+        self._published = PreviousAttempts(options.previous)
         #: Whether the server answered at all; where it did not, nothing was done.
         self.connected = False
         #: Whether all that is left is to tell how it ended.
@@ -97,9 +97,7 @@ class Sweep:
 
     def so_far(self) -> PreviousAttempts:
         """What the next attempt has to know of this one and those before; call it once `run` has ended."""
-        if self.report.dry_run:  # which leaves all of it to be found again
-            return PreviousAttempts()
-        return PreviousAttempts(**self._published, orphan_keys_deleted=self.report.orphan_keys_deleted)
+        return self._published
 
     def _sweep(self) -> None:
         options = self._options
@@ -239,9 +237,8 @@ class Sweep:
             return
         total = self.report.model_copy()
         total.add(self._options.previous)
-        before, figures = self._published, {field: getattr(total, field) for field in FIGURES}
-        grown = {field: value for field, value in figures.items() if value > before[field]}
+        by = {field: getattr(total, field) - self._published[field] for field in HANDED_ON}
+        grown = {field: more for field, more in by.items() if more > 0}
         if grown:
-            by = {field: value - before[field] for field, value in grown.items()}
-            CHANNEL.call("grow", total.target, **by)
-            before.update(grown)
+            CHANNEL.call("grow", total.target, **{field: grown[field] for field in grown.keys() & FIGURES})
+            self._published.update(grown)  # adds
