@@ -19,10 +19,10 @@ A message is ``<sender>:<receiver>:<type>:<iteration>:<ms>``; older writers use 
 ``<op>:<id>``. Ids are bytes and may hold anything, colons and glob characters too. They are compared whole
 and are never made into a pattern.
 
-A new family whose names are a prefix and the whole id needs a line in `WHOLE_ID`; a family of another form
-needs a rule in `_RULES`. The patterns below have to match its names, which a test checks. The script for use
-by hand has the same rules once more (lua/cleanup_blocking_coordination.lua), and `servers.acl` the patterns
-of a user's keys.
+A new family whose names are a prefix and the whole id needs a place in `WHOLE_ID`; a family of another form
+needs a rule in `FAMILIES`. The patterns below have to match its names, which a test checks. The script for
+use by hand has the same rules once more (lua/cleanup_blocking_coordination.lua), and `servers.acl` the
+patterns of a user's keys.
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
@@ -133,7 +133,7 @@ def owners(key: bytes, known: Container[bytes], lengths: Collection[int]) -> Own
     segments = key.split(b":")
     if not 2 < len(segments) <= MAX_SEGMENTS + 2:
         return NOBODY
-    first, rule = _RULES.get(segments[1], _NO_RULE)
+    first, rule = _BY_SECOND_WORD.get(segments[1], _NO_RULE)
     return rule(segments, known, lengths) if segments[0] == first else NOBODY
 
 
@@ -212,6 +212,8 @@ def _by_second_word(rules: dict[bytes, _Rule]) -> dict[bytes, tuple[bytes, _Rule
     return {second: (first, rule) for (first, second, _), rule in zip(words, rules.values(), strict=True)}
 
 
-_RULES = _by_second_word({**dict.fromkeys(WHOLE_ID, _whole_id), ACK: _ack, IDEMPOTENCY: _message})
+#: The families of related keys -> who owns a key of each.
+FAMILIES: dict[bytes, _Rule] = {**dict.fromkeys(WHOLE_ID, _whole_id), ACK: _ack, IDEMPOTENCY: _message}
+_BY_SECOND_WORD = _by_second_word(FAMILIES)
 #: The first word of no name.
 _NO_RULE: tuple[bytes, _Rule] = (b":", _whole_id)

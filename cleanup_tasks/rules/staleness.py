@@ -43,7 +43,7 @@ class State(Enum):
 
 
 def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshold_s: int) -> State:
-    """What a coordinator is, by its two values; a fresh activity saves one with a stale heartbeat.
+    """What a coordinator is, by both values at once; a fresh activity saves one with a stale heartbeat.
 
     Args:
         heartbeat: the value, or None for a key that is no string.
@@ -56,7 +56,7 @@ def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshol
 
 
 def judge_values(values: Sequence[bytes | None], now_ms: int, threshold_s: int) -> list[State]:
-    """What each value says; the arguments are those of `judge`."""
+    """What each value says: a sweep asks of heartbeats, then of the activities of who is stale by them."""
     active, fading, ahead, stale, unreadable = State
     oldest_ms, fading_ms = (oldest_active_ms(now_ms, s) for s in (threshold_s, threshold_s * 9 // 10))
     begins_ms, states = (oldest_ms, fading_ms, now_ms + AHEAD_MS), (stale, fading, active, ahead)

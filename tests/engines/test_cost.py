@@ -14,14 +14,20 @@ from cleanup_tasks.servers.client import server_time_ms
 from cleanup_tasks.servers.pipelining import HIGH_LATENCY, Limits
 from cleanup_tasks.servers.pipelining import LOW_LATENCY as LIMITS
 from cleanup_tasks.servers.single import SingleServer
-from demo.dataset import KEYS_EACH, write_acceptance_data
+from demo.dataset import KEYS_EACH, keys_of, write_acceptance_data
 from tests.support.sweeping import Before, NamedEngine, clean, monitored, new_report
 from tests.support.sweeping import sweep as sweep_within
 
 COORDINATORS = 2_000
 STALE = 1_980
-#: A batch is full once it holds so many coordinators: their six keys, and two guards.
-BATCHES = -(-STALE // -(-LIMITS.batch_keys // (KEYS_EACH + 2)))
+#: One of them, whose id is as long as nearly all are.
+LAST = b"test-coordinator-%d" % (STALE - 1)
+#: Keys that are named though the data has none of them: those of whole ids, whether they are there or not.
+ABSENT = {family + LAST for family in keys.WHOLE_ID} - {*keys_of(LAST)}
+#: What one coordinator is in a batch: its six keys, those that are named besides, and two guards.
+LOAD = KEYS_EACH + len(ABSENT) + 2
+#: A batch is full once it holds so many coordinators.
+BATCHES = -(-STALE // -(-LIMITS.batch_keys // LOAD))
 #: Pages in one pass.
 PAGES = -(-COORDINATORS * KEYS_EACH // LIMITS.scan_count)
 #: Heartbeats are read in lots, each with the server's time, and the activities of the stale among them.
@@ -44,9 +50,11 @@ COMPARING = Counter({"getrange": 2 * STALE})
 FIRST = {"lua": {"script": 1, "evalsha": 1, "time": 1}, "python": {}}
 #: How a connection introduces itself.
 INTRODUCTIONS = ("client", "hello")
-#: Bytes to the server and from it: what was measured, and 3 % for longer cursors and the like.
+#: Bytes to the server and from it: what was measured, and 3 % for longer cursors and the like. To it go also
+#: the names of absent keys, each with its length before it.
 BYTES_LOOKING = {"off": (174_000, 262_000), "report": (175_000, 886_000)}
-BYTES = {"lua": (1_477_000, 1_022_000), "python": (1_459_000, 1_343_000)}
+BYTES_ABSENT = STALE * sum(len(b"$%d\r\n%b\r\n" % (len(key), key)) for key in ABSENT)
+BYTES = {"lua": (1_477_000 + BYTES_ABSENT, 1_022_000), "python": (1_459_000 + BYTES_ABSENT, 1_343_000)}
 
 
 def sweep(
@@ -111,7 +119,7 @@ def test_messages_between_the_stale_cost_no_question(client: Redis, engine: Name
     report, calls, _ = sweep(client, engine)
     assert report.keys_deleted == STALE * KEYS_EACH + len(parties)
     batches = calls["unlink"]
-    assert BATCHES < batches <= BATCHES * (KEYS_EACH + 2 + 3) / (KEYS_EACH + 2) + 2
+    assert BATCHES < batches <= BATCHES * (LOAD + 3) / LOAD + 2
     more_pages = calls["scan"] - 2 * PAGES
     assert 0 < more_pages <= 2 * (len(parties) // LIMITS.scan_count + 1)
     expected = LOOKING + ACTIVITIES + COLLECTING + reaping(engine, batches)

@@ -35,6 +35,7 @@ from tests.support.tls import Authority
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PERFORMANCE = DOCS / "performance.md"
+BY_HAND = ROOT / "lua" / "cleanup_blocking_coordination.lua"
 #: Language -> the test that has its blocks.
 LANGUAGES = {
     "sh": "tests/deploy/test_snippets.py",
@@ -171,12 +172,26 @@ def test_the_exit_statuses_are_those_of_the_help() -> None:
     assert [tuple(row) for row in told] == EXIT_STATUSES
 
 
-def test_every_key_is_documented() -> None:
-    families = [row[0] for row in rows(section(README, "## Which keys it touches"))]
-    prefixes = [re.match(r"`(.+?:)<", cell)[1].encode() for cell in families]  # type: ignore[index]
-    assert sorted(prefixes) == sorted(
-        [keys.HEARTBEAT, keys.ACTIVITY, keys.SIGNAL, keys.ACK, keys.IDEMPOTENCY]
-    )
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (section(README, "## Which keys it touches"), r"\| `"),
+        (str(keys.__doc__), "``"),
+        (BY_HAND.read_text(), "--   "),
+    ],
+    ids=["README", "rules/keys.py", "by hand"],
+)
+def test_every_family_is_in_each_table(text: str, start: str) -> None:
+    told = re.findall(rf"^{start}(\w+:\w+:)<", text, re.MULTILINE)
+    assert sorted(told) == sorted(keys.text(family) for family in (keys.HEARTBEAT, *keys.FAMILIES))
+
+
+def test_the_script_for_use_by_hand_has_the_families_of_whole_ids() -> None:
+    (told,) = re.findall(r"^local WHOLE_ID = \{(.+)\}$", BY_HAND.read_text(), re.MULTILINE)
+    assert re.findall(r"'(.+?)'", told) == list(map(keys.text, keys.WHOLE_ID))
+
+
+def test_every_key_of_its_own_is_documented() -> None:
     ours = {row[0].strip("`").encode() for row in rows(section(DOCS / "safety.md", "## Its own keys"))}
     assert ours == {keys.LOCK, keys.COOLDOWN, keys.HOLD, keys.SIGHTINGS, keys.SKIPPED}
 

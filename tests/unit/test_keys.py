@@ -147,7 +147,7 @@ def test_what_only_one_id_can_own(key: bytes) -> None:
     assert not keys.names_one_id(b"blocking:ack:a:1:s")
 
 
-@pytest.mark.parametrize("family", [keys.ACK, keys.IDEMPOTENCY, *keys.WHOLE_ID])
+@pytest.mark.parametrize("family", keys.FAMILIES)
 def test_a_scan_finds_every_family(family: bytes) -> None:
     name = (family + b"a:1").decode()
     assert fnmatch.fnmatchcase(name, keys.RELATED_PATTERN.decode())
