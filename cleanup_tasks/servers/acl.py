@@ -5,14 +5,15 @@ KEY_PATTERNS = ("blocking:*", "coordinator:activity:*")
 
 #: For either engine: find, read, delete (or count, in a dry run).
 FIND_AND_REAP = ("time", "scan", "getrange", "exists", "unlink")
-LOCK = ("set", "get", "pexpire")
+#: The lock, and what a sweep notes for later ones: when it began, why it was held, since when it is skipped.
+LOCK_AND_NOTES = ("set", "get", "pexpire")
 #: Whether the server came up a moment ago.
 RESTART = ("info",)
 #: The lock and the Python engine.
 TRANSACTIONS = ("watch", "multi", "exec")
 #: The Lua engine alone.
 SCRIPTING = ("evalsha", "script|load")
-COMMANDS = (*FIND_AND_REAP, *LOCK, *RESTART, *TRANSACTIONS, *SCRIPTING)
+COMMANDS = (*FIND_AND_REAP, *LOCK_AND_NOTES, *RESTART, *TRANSACTIONS, *SCRIPTING)
 
 #: Besides, where orphans are reaped: their notes.
 ORPHANS = ("hscan", "hset", "hdel", "hmget", "expire")

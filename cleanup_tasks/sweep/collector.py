@@ -30,7 +30,9 @@ class Collector:
         self._servers = servers
         self._threshold_s = threshold_s
         self._oldest_active_ms = oldest_active_ms(now_ms, threshold_s)
-        #: Coordinators so far apart are not under way at the same time.
+        #: Coordinators so far apart are not under way at the same time. A batch is full once `batch_keys` is
+        #: reached, so it holds at most one coordinator more than the quotient. Under way are the batches in
+        #: flight, the one more that the Python engine takes, and the one that is being made.
         self._far = (servers.limits.batch_keys // LEAST_LOAD + 1) * (servers.limits.in_flight + 2)
         self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.

@@ -7,7 +7,7 @@ nothing has changed of what was noted.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -17,7 +17,7 @@ from cleanup_tasks.rules import keys
 from cleanup_tasks.servers.topology import Topology
 from cleanup_tasks.sweep.clock import jump_of
 from cleanup_tasks.sweep.fleet import Due, Fleet
-from cleanup_tasks.sweep.notes import Notes
+from cleanup_tasks.sweep.notes import Note, Notes
 from cleanup_tasks.sweep.options import Options
 from cleanup_tasks.sweep.writers import Writers, written_at
 
@@ -34,6 +34,17 @@ class Held(Exception):
     """Nothing is to be deleted now; the report says why."""
 
 
+class _Counts(NamedTuple):
+    """How a fleet looks."""
+
+    #: How many look dead.
+    silent: int
+    #: How many beat.
+    lively: int
+    #: Whether that is as if all had died.
+    seems_dead: bool
+
+
 class Hold:
     """Whether a sweep may delete what it has found."""
 
@@ -44,6 +55,8 @@ class Hold:
         self._report = report
         self._fleet = fleet
         self._notes = Notes(servers, options)
+        self._note = Note()
+        self._writers = Writers(fleet, self._note, options.threshold_s)
         self._now_ms = 0
         self._jump_ms = 0
         #: Ids of those who look dead and were seen to write.
@@ -55,7 +68,7 @@ class Hold:
         """Read what the sweep before has noted, and look at the clock and at which servers these are."""
         self._note = note = self._notes.read()
         self._writers = Writers(self._fleet, note, self._options.threshold_s)
-        self._look()
+        self._read_clock()
         run_ids = self._run_ids()
         # where it has started anew it was down for a time, or has come back as it was before
         if self._jump_ms or (note.run_ids and not set(note.run_ids).issuperset(run_ids)):
@@ -69,18 +82,18 @@ class Hold:
         `leave_out_bare_orphans` takes those off the fleet of which no key is left; called where they matter.
         """
         self.check_clock()
-        changed = self._writers.look(self._now_ms)
+        changed = self._writers.note_changed(self._now_ms)
         if self._options.force or not self._options.hold_percent:
             self._release()
         else:
-            if self._count_orphans() and (self._note.since_ms or self._looks()[2]):
+            if self._count_orphans() and (self._note.since_ms or self._counts().seems_dead):
                 leave_out_bare_orphans()
             self._decide(changed)
         self._protect()
 
     def check_clock(self) -> None:
         """Raise Held if the servers' clock has jumped since the look before."""
-        self._look()
+        self._read_clock()
         jump_ms, self._jump_ms = self._jump_ms, 0
         if not jump_ms:
             return
@@ -97,7 +110,7 @@ class Hold:
 
     def protect_writers(self) -> None:
         """Protect those of the fleet who were seen to write, whatever their clock says."""
-        self._writers.look(self._now_ms)
+        self._writers.note_changed(self._now_ms)
         self._protect()
 
     def end(self, *, has_sightings: bool) -> None:
@@ -114,8 +127,7 @@ class Hold:
     def _count_orphans(self) -> int:
         return sum(due.is_orphan for due in self._fleet.due())
 
-    def _looks(self) -> tuple[int, int, bool]:
-        """How many look dead, how many beat, and whether that is as if all had died."""
+    def _counts(self) -> _Counts:
         fleet = self._fleet
         number = self._report.stale_coordinators_found + self._count_orphans()
         if not self._note.since_ms:
@@ -124,11 +136,12 @@ class Hold:
         # who fell silent with the others may not be stale by a hair
         silent = number if lively else number + fleet.fading
         many = number > 0 and silent >= FEW
-        return number, lively, many and 100 * number >= self._options.hold_percent * (number + lively)
+        seems_dead = many and 100 * number >= self._options.hold_percent * (number + lively)
+        return _Counts(number, lively, seems_dead)
 
     def _decide(self, changed: list[Due]) -> None:
         note = self._note
-        number, lively, seems_dead = self._looks()
+        number, lively, seems_dead = self._counts()
         why = (
             f"{number} of {number + lively} look dead" if lively else f"nobody beats, and {number} look dead"
         )
@@ -200,7 +213,8 @@ class Hold:
                 keys.text(living[0].id),
             )
 
-    def _look(self) -> None:
+    def _read_clock(self) -> None:
+        """Note what time it is, and by how much the clock has jumped if it has."""
         self._now_ms = self._servers.now_ms()
         if self._now_ms:  # on a cluster perhaps nobody can be asked
             self._jump_ms = jump_of(self._note, self._now_ms) or self._jump_ms

@@ -29,7 +29,14 @@ CHUNK = 1_000
 
 
 def bare_orphans(fleet: Fleet, pages: Iterable[list[bytes]]) -> set[bytes]:
-    """Those orphans that are due to whom nothing of all the related keys belongs, or not to orphans alone."""
+    """Those of the orphans that are due of which a sweep would delete nothing.
+
+    Either none of their keys is left, or each of these has an owner who is not among the orphans that are due.
+
+    Args:
+        fleet: everybody who is known.
+        pages: all related keys.
+    """
     orphans = {due.id for due in fleet.due() if due.is_orphan}
     owners = (keys.owners(key, fleet.coordinators, fleet.lengths)[0] for page in pages for key in page)
     return orphans.difference(id_ for known in owners if orphans.issuperset(known) for id_ in known)

@@ -26,8 +26,8 @@ class Writers:
         self._note = note
         self._threshold_s = threshold_s
 
-    def look(self, now_ms: int) -> list[Due]:
-        """Those who have written something since it was noted; that is noted anew."""
+    def note_changed(self, now_ms: int) -> list[Due]:
+        """Note anew who has written something since the note was made, and return them."""
         if not self._note.traces:
             return []
         changed = [due for due in self._fleet.due() if self._differs(due.id, *due.values)]
