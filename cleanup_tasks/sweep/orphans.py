@@ -29,9 +29,9 @@ CHUNK = 1_000
 
 
 def bare_orphans(fleet: Fleet, pages: Iterable[list[bytes]]) -> set[bytes]:
-    """Those of the orphans that are due of which a sweep would delete nothing.
+    """Orphans that are due, and of which nothing is left that is theirs alone.
 
-    Either none of their keys is left, or each of these has an owner who is not among the orphans that are due.
+    Either no key names them, or each key that does also belongs to somebody who is no orphan that is due.
 
     Args:
         fleet: everybody who is known.
