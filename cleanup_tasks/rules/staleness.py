@@ -56,7 +56,7 @@ def judge(heartbeat: bytes | None, activity: bytes | None, now_ms: int, threshol
 
 
 def judge_values(values: Sequence[bytes | None], now_ms: int, threshold_s: int) -> list[State]:
-    """What each value says: a sweep asks of heartbeats, then of the activities of who is stale by them."""
+    """What each value says: heartbeats, then the silent ones' activities. Arguments are those of `judge`."""
     active, fading, ahead, stale, unreadable = State
     oldest_ms, fading_ms = (oldest_active_ms(now_ms, s) for s in (threshold_s, threshold_s * 9 // 10))
     begins_ms, states = (oldest_ms, fading_ms, now_ms + AHEAD_MS), (stale, fading, active, ahead)
