@@ -11,7 +11,8 @@
 --       6  the groups, as 32-bit numbers, the low byte first; for each group: how many keys it has, how many
 --          guards, and the guards' numbers: values from 0, fields from 1,000,000, absent keys from 2,000,000
 --       then the value that is expected of each guard that is one; then each field's name and value
--- Returns the number of keys deleted, and the numbers from 0 of the groups that were kept.
+-- Returns the number of keys deleted, and the numbers from 0 of the groups that were kept; nothing of this where
+-- it is not that late yet, for then nothing is deleted.
 --
 -- A call whose numbers don't add up is refused, and nothing is touched. No shebang line: Redis 6.2 knows none,
 -- and with one a script is refused when memory is full, just when deleting is needed most.
@@ -97,16 +98,16 @@ end
 -- Redis 6.2 may be told to replicate scripts as they are, and then permits no write after TIME, unless:
 if redis.replicate_commands then redis.replicate_commands() end
 local clock = redis.call('TIME')
-local too_early = clock[1] * 1000 + math.floor(clock[2] / 1000) < tonumber(judged_at)
+if clock[1] * 1000 + math.floor(clock[2] / 1000) < tonumber(judged_at) then return {} end
 local command = dry_run == '1' and 'EXISTS' or 'UNLINK'
 local first = values + fields + absent + 1
-local changed = not too_early and find_changed()
-if not (changed or too_early) then return {count(command, KEYS, first, #KEYS), {}} end
+local changed = find_changed()
+if not changed then return {count(command, KEYS, first, #KEYS), {}} end
 
 local kept, doomed = {}, {}
 local at, key, group = 1, first, 0
 while at <= #layout do
-  local its_keys, its_guards, keep = number_at(at), number_at(at + 4), too_early
+  local its_keys, its_guards, keep = number_at(at), number_at(at + 4), false
   for guard = 1, its_guards do
     local number = number_at(at + 4 + 4 * guard)
     -- where it is too early nothing was compared: `changed` is no table, and `keep` is true already

@@ -139,7 +139,8 @@ class Answer:
     deleted: int = 0
     #: Numbers of the groups that stayed because a guard had changed.
     kept: list[int] = field(default_factory=list)
-    #: Numbers of the groups that were given up, whole or in part.
+    #: Numbers of the groups that were given up, whole or in part; all where the clock of the server was set
+    #: back to before they were judged.
     failed: list[int] = field(default_factory=list)
     #: What makes it useless to go on; the rest of the answer holds all the same.
     error: Exception | None = None

@@ -69,10 +69,10 @@ class ClusterEngine:
             self._nodes.pop(node).close()
 
     def _look(self, work: BySlot) -> None:
-        """Keep the groups of which a guard has changed, and give up those of which one can't be asked."""
+        """Keep the groups of which a guard has changed, and give up those that can't be compared."""
         batch = work.batch
         if 0 < self._cluster.now_ms() < batch.judged_at_ms:
-            work.keep(range(len(batch.subjects)))
+            work.fail(range(len(batch.subjects)))
             return
         answers = self._cluster.ask(batch.questions())
         unknown = {

@@ -98,7 +98,7 @@ class LuaEngine:
                 raise answer
             if isinstance(answer, ResponseError):
                 raise _as_refusal(answer) from answer
-            if answer is _OVERTAKEN:
+            if answer is _OVERTAKEN or not answer:
                 return batch, Answer(failed=list(range(len(batch.subjects))))
             deleted, kept = answer
             return batch, Answer(deleted, kept)

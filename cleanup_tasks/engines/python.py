@@ -124,6 +124,8 @@ class _Transaction:
         self._error: RedisError | None = None
         #: The groups that stay; None: which ones will be known after another look.
         self._kept: list[int] | None = None
+        #: Whether the server's clock says that it was not judged yet.
+        self._is_early = False
 
     def look(self) -> None:
         """Ask for what the guards say now; all that is read is watched before."""
@@ -173,6 +175,8 @@ class _Transaction:
             raise self._error
         assert self._commands is not None
         answers = self._done(len(self._commands))
+        if self._is_early:
+            return Answer(failed=list(range(len(self.batch.subjects))))
         if self._kept is None:
             return None
         if len(answers) == 1:
@@ -194,8 +198,8 @@ class _Transaction:
     def _doomed(self, answers: list[Any], now_ms: int) -> list[bytes]:
         """The keys that go by what was answered about the guards at that time."""
         batch = self.batch
-        if now_ms < batch.judged_at_ms:
-            self._kept = list(range(len(batch.subjects)))
+        self._is_early = now_ms < batch.judged_at_ms
+        if self._is_early:
             return []
         if not self._asks_apart:
             content = len(batch.values) + len(batch.fields)

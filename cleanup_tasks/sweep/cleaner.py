@@ -57,6 +57,8 @@ class Cleaner:
             self._note(orphans.difference(self._reaper.reaped_orphans), self._sightings)
         while later := fleet.end_generation(self._reaper.kept):
             self._finder.find_again(later, fleet)
+            if self._sightings is not None:
+                self._hold.protect_returned(self._sightings.returned(fleet))
             self._hold.protect_writers()
             self._clean_generation(orphans=False)
         failure = self._failure or self._servers.failure
@@ -64,9 +66,7 @@ class Cleaner:
             if not (report.cleanup_errors or report.dry_run):
                 report.cleanup_errors += 1
             raise failure
-        # a clock that was set back a little meanwhile keeps everybody, whatever they are
-        is_behind = bool(self._reaper.kept) and self._now_ms() < fleet.judged_at_ms
-        report.complete = not report.cleanup_errors and not is_behind
+        report.complete = not report.cleanup_errors
         # where they can't be read some may be there
         self._hold.end(has_sightings=self._sightings is None or len(self._sightings) > 0)
 
@@ -87,14 +87,14 @@ class Cleaner:
         collector = Collector(fleet, self._servers, self._now_ms(), self._options.threshold_s)
         collector.collect(self._scan(keys.RELATED_PATTERN, "collecting"))
         self._hold.check_clock()
-        due = fleet.due()
+        orphans_to_reap = collector.orphans_to_reap()  # before the stale let go of what they share
         if orphans and self._servers.failure is None:
             self._report.orphaned_coordinators_found += len(collector.orphans)
-        self._reap([one for one in due if not one.is_orphan], collector)
+        self._reap([one for one in fleet.due() if not one.is_orphan], collector)
         if orphans and self._servers.failure is None:
             before = self._report.keys_deleted
             try:
-                self._reap([one for one in due if one.is_orphan and one.id in collector.orphans], collector)
+                self._reap(orphans_to_reap, collector)
             finally:
                 self._report.orphan_keys_deleted += self._report.keys_deleted - before
         return collector.orphans if orphans else set()

@@ -37,6 +37,8 @@ class Collector:
         self._held_bytes = 0
         #: Ids that keys name which nobody with a heartbeat owns.
         self.orphans: set[bytes] = set()
+        #: Orphans that are due, of which a signal or an activity was seen.
+        self._with_own: set[bytes] = set()
         self._others: set[bytes] = set()
         self._others_lengths: set[int] = set()
         #: Parties without a heartbeat of the records that are held -> their activity.
@@ -84,6 +86,13 @@ class Collector:
         # who owns a message of two plain ids is known by its form
         return [id_ for id_ in found if b":" in id_] if keys.names_two_parties(key) else [*found]
 
+    def orphans_to_reap(self) -> list[Due]:
+        """The orphans that are due, in the order in which they go; who has no key that goes is left out."""
+        due = self._fleet.due()
+        losing = {one.id for one in due if one.keys or one.records} | self._with_own
+        losing.update(other.id for one in due for others, _ in one.records.values() for other in others)
+        return [one for one in due if one.is_orphan and one.id in losing]
+
     def _leave_what_is_unsure(self) -> None:
         """A primary was lost, and what is out of sight may name somebody who owns a key too."""
         for due in self._fleet.due():
@@ -109,6 +118,8 @@ class Collector:
         if not key.startswith(keys.WHOLE_ID):
             due.keys.append(key)
             self._held_bytes += KEY_BYTES + len(key)
+        elif due.is_orphan:
+            self._with_own.add(due.id)
 
     def _share(
         self, key: bytes, known: Sequence[bytes], unknown: Sequence[bytes], sent_ms: float | None

@@ -74,6 +74,7 @@ class Explanation:
             servers.client_for(keys.SIGHTINGS), options.threshold_s, options.interval_s
         )
         self._protected: set[bytes] = set()
+        self._to_reap: set[bytes] = set()
         self._found_stale: set[bytes] = set()
         #: Why a sweep would delete nothing now, or None; known once all was explained.
         self.held: str | None = None
@@ -106,6 +107,7 @@ class Explanation:
         collector = Collector(fleet, servers, now_ms, threshold_s)
         pages = list(servers.scan(keys.RELATED_PATTERN))
         collector.collect(pages)
+        self._to_reap = {due.id for due in collector.orphans_to_reap()}
         everybody = self._judged(sorted(with_heartbeat | collector.orphans))
         asked_for = [each for each in everybody.values() if wanted in (None, shown(each.id))]
         related = {key for page in pages for key in page}
@@ -155,7 +157,7 @@ class Explanation:
         if self._options.orphans != "reap":
             why = "no heartbeat; --orphans reap deletes its keys"
             return Explained(id_, "orphaned", goes=False, reason=why)
-        orphan = Explained(id_, "orphaned", goes=self._fleet.coordinators.get(id_) is not None, reason="")
+        orphan = Explained(id_, "orphaned", goes=id_ in self._to_reap, reason="")
         orphan.sighted_age_s = self._sightings.age_s(id_, now_ms)
         if orphan.sighted_age_s is None:
             orphan.reason = "no heartbeat, not noted yet; a real sweep with --orphans reap does that"
@@ -165,8 +167,10 @@ class Explanation:
             orphan.reason = f"no heartbeat for more than {in_words(self._options.threshold_s)}"
         elif orphan.due_in_s:
             orphan.reason = f"no heartbeat, due in {in_words(orphan.due_in_s)}"
-        else:
+        elif self._fleet.coordinators.get(id_) is None:
             orphan.reason = "no heartbeat, but at work"
+        else:
+            orphan.reason = "no heartbeat, but others may own its keys too"
         return orphan
 
     def _add_keys(

@@ -55,6 +55,8 @@ class Sightings:
         self._threshold_s = threshold_s
         self._ttl_s = MISSED_SWEEP_S + 2 * (threshold_s + interval_s)
         self._sighted: dict[bytes, bytes] = {}
+        #: Those of them who have a heartbeat, and are sighted no more.
+        self._returned: set[bytes] = set()
 
     def __len__(self) -> int:
         """How many are noted."""
@@ -73,8 +75,9 @@ class Sightings:
                 count = next_count(count, page, CHUNK)
 
     def returned(self, fleet: Fleet) -> list[Due]:
-        """The stale that had no heartbeat when they were sighted."""
-        return [due for id_ in self._sighted if (due := fleet.coordinators.get(id_))]
+        """The stale of this generation that had no heartbeat when they were sighted."""
+        ids = self._returned | self._sighted.keys()
+        return [due for id_ in ids if (due := fleet.coordinators.get(id_)) and not due.is_orphan]
 
     def add_due(self, fleet: Fleet, servers: Topology, now_ms: int) -> None:
         """Add to the fleet those that were sighted long enough ago and still give no sign of life."""
@@ -127,4 +130,5 @@ class Sightings:
 
     def forget_known(self, with_heartbeat: Container[bytes]) -> None:
         """Forget all that have a heartbeat, stale or not."""
-        self.forget([id_ for id_ in self._sighted if id_ in with_heartbeat])
+        self._returned = {id_ for id_ in self._sighted if id_ in with_heartbeat}
+        self.forget(self._returned)

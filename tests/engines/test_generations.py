@@ -216,3 +216,13 @@ def test_an_explanation_of_who_waits_for_a_later_part(
         "no sign of life for more than 10 min; too many are stale to go at once, so a later part of the same "
         "sweep looks at it again"
     ]
+
+
+def test_whoever_had_no_heartbeat_when_sighted_is_protected_in_each_generation(
+    client: Redis, engine: NamedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not only in the first one: all have written a heartbeat since, by a clock that is behind."""
+    ids, limits = one_by_one(client, monkeypatch, 4)
+    client.hset(keys.SIGHTINGS, mapping=dict.fromkeys(ids, server_time_ms(client) - 60_000))
+    report = sweep(client, engine, orphans="reap", limits=limits)
+    assert (report.keys_deleted, report.revived_coordinators, report.complete) == (0, 4, True)

@@ -422,6 +422,24 @@ def test_a_due_orphan_of_which_only_a_message_with_a_stranger_is_left(
     report = sweep(client, engine, orphans="reap")
     assert report.orphaned_coordinators_found == 2
     assert client.exists(record) == (not goes)
+    # who loses nothing was not reaped, and is not sighted anew
+    assert report.orphaned_coordinators_reaped == goes
+    assert client.hexists(keys.SIGHTINGS, "orphan") == (not goes)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_orphan_all_of_whose_keys_may_be_anothers_is_not_reaped(
+    client: Redis, engine: NamedEngine, dry_run: bool
+) -> None:
+    now_ms = server_time_ms(client)
+    client.mset({b"blocking:ack:a:1:s": "1", keys.signal(b"a:1"): "1"})
+    client.mset(
+        {b"blocking:idempotency:b:c:done:1:%d" % (now_ms - 700_000): "1", keys.activity(b"c"): now_ms}
+    )
+    client.hset(keys.SIGHTINGS, mapping={"a": now_ms - 2_000_000, "b": now_ms - 2_000_000})
+    report = sweep(client, engine, orphans="reap", dry_run=dry_run)
+    assert (report.orphaned_coordinators_found, report.orphaned_coordinators_reaped) == (4, 0)
+    assert (report.keys_deleted, report.complete) == (0, True)
 
 
 def test_a_heartbeat_that_was_not_there_at_the_sighting_is_a_sign_of_life(

@@ -123,6 +123,10 @@ def test_an_orphan_and_its_sighting(server: Server, fleet: Redis) -> None:
     fleet.set(keys.activity(b"ghost"), now_ms)
     works = explained(server, *reap)["ghost"]
     assert (works["goes"], works["reason"]) == (False, "no heartbeat, but at work")
+    fleet.delete(keys.signal(b"ghost"), keys.activity(b"ghost"))
+    fleet.set(keys.IDEMPOTENCY + b"ghost:other:done:1:%d" % now_ms, "1")
+    shares = explained(server, *reap)["ghost"]
+    assert (shares["goes"], shares["reason"]) == (False, "no heartbeat, but others may own its keys too")
 
 
 def test_an_id_is_found_as_it_is_shown(server: Server, client: Redis) -> None:
