@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from cleanup_tasks.engines.engine import Engine
 from cleanup_tasks.reporting.log import logger
@@ -139,6 +139,9 @@ class Cleaner:
                 sightings.add_due(fleet, self._servers, self._now_ms())
             self._sightings = sightings
         except RedisError as error:
+            # where they are only out of reach for a moment, what stale ones share with orphans would be left
+            if not isinstance(error, ResponseError) and self._servers.failure is None:
+                raise
             # the stale are cleaned all the same; of a cluster this may be the one primary that is lost
             logger.warning("The sightings of orphans can't be read or written: %s", error)
             if reaps:

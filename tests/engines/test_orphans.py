@@ -489,6 +489,24 @@ def test_whoever_beats_is_forgotten_by_a_sweep_that_is_held_or_fails(
         assert not client.hexists(keys.SIGHTINGS, orphans[0])
 
 
+def test_a_connection_that_is_lost_with_the_sightings_ends_the_sweep(
+    server: Server, client: Redis, engine: NamedEngine
+) -> None:
+    """Or a young record of a stale one and an orphan would be left when the stale one goes."""
+    write_stale(client, b"stale")
+    write_orphans(client, b"orphan")
+    client.set(b"blocking:idempotency:stale:orphan:done:1:%d" % server_time_ms(client), "1")
+    ripen(client, engine)
+    write_stale(client, b"stale")
+    before = all_keys(client)
+    with Proxy(server.port) as proxy:
+        proxy.cut_at(b"HSCAN", 1)
+        options = Options(parse(proxy.url), engine=engine.name, orphans="reap", restart_grace_s=0)
+        with pytest.raises(RedisError):
+            Sweep(options).run()
+    assert all_keys(client) == before
+
+
 def test_the_reaped_are_forgotten_batch_by_batch(client: Redis, engine: NamedEngine) -> None:
     """A sweep that is killed leaves no sighting by which one that starts anew would be judged."""
     orphans = [b"o%d" % number for number in range(300)]
