@@ -18,7 +18,8 @@ from pydantic.alias_generators import to_camel
 from redis import Redis
 
 import cleanup_tasks.worker
-from cleanup_tasks.reporting.metrics import FIGURES, LAST, OUTCOMES, REGISTRY
+from cleanup_tasks.reporting.metrics import FIGURES, LAST, METRICS, OUTCOMES, REGISTRY
+from cleanup_tasks.reporting.report import DEFAULT_TARGET
 from cleanup_tasks.rules import keys
 from cleanup_tasks.rules.staleness import EXPLANATIONS
 from cleanup_tasks.servers.client import CLIENT_NAME
@@ -293,6 +294,7 @@ def test_out_of_time(client: Redis, watched: Watched) -> None:
 def test_two_tasks_that_run_out_of_time_together_count_once_each() -> None:
     """Celery announces each of them twice, in any order."""
     assert cleanup_tasks.worker  # it listens
+    METRICS.watch({DEFAULT_TARGET: 300})  # all series are there
     before = parsed(generate_latest(REGISTRY).decode())
     for task_id in ("one", "two", "one", "two"):
         task_failure.send(sender=cleanup, task_id=task_id, exception=TimeLimitExceeded(1))
