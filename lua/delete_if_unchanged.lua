@@ -110,7 +110,6 @@ while at <= #layout do
   local its_keys, its_guards, keep = number_at(at), number_at(at + 4), false
   for guard = 1, its_guards do
     local number = number_at(at + 4 + 4 * guard)
-    -- where it is too early nothing was compared: `changed` is no table, and `keep` is true already
     keep = keep or changed[number] or not is_guard(number)
   end
   if keep then
