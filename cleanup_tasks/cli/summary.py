@@ -36,7 +36,10 @@ def _rows(ended: Ended) -> list[tuple[str, str]]:
         rows.append(("Unfinished", f"{unknown}the next run does the rest"))
     if report.revived_coordinators:
         rows.append(
-            ("Kept", f"{amount(report.revived_coordinators, 'coordinator')} that came back meanwhile")
+            (
+                "Kept",
+                f"{amount(report.revived_coordinators, 'coordinator')} whose values have changed meanwhile",
+            )
         )
     if report.unreadable_heartbeats:
         reasons = "\n".join(
