@@ -31,7 +31,7 @@ def test_what_each_run_did_is_seen_at_a_glance(shown: Shown) -> None:
         (
             "cleanup",
             "FAILURE",
-            "AuthenticationError: invalid username-password pair or user is disabled. "
+            "AuthenticationError: invalid username-password pair or user is disabled "
             "(check user and password; in a URL special characters are written as %XX)",
             "",
             "0",
@@ -112,7 +112,7 @@ def test_the_task_page_has_all_metrics(shown: Shown) -> None:
 def test_the_task_page_has_the_whole_error(shown: Shown) -> None:
     shown.page.get(f"http://127.0.0.1:{shown.port}/task/{shown.ids[-1]}")
     text = shown.page.execute_script("return document.body.innerText")
-    assert "AuthenticationError: invalid username-password pair or user is disabled." in text
+    assert "AuthenticationError: invalid username-password pair or user is disabled (check" in text
     assert "Traceback" in text
 
 
