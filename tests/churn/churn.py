@@ -28,7 +28,7 @@ from tests.support.clusters import RunningCluster, running_cluster
 #: So small that a pause is above or below it within a test.
 THRESHOLD_S = 3
 #: How often a worker is killed and another one started, in seconds.
-WORKER_LIVES_S = 12
+WORKER_LIVES_S = 8
 #: Lines that are shown of each kind.
 MOST_LINES = 20
 

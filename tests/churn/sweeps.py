@@ -74,7 +74,8 @@ class Sweeps:
         }
         self._stack = Stack(self._environment, folder)
         self._worker: subprocess.Popen[bytes] | None = None
-        self._workers = 0
+        #: Every other one may not run scripts; which one is the first is left to chance.
+        self._workers = chance.randrange(2)
         self._options = itertools.cycle(OPTIONS)
         self._fates = itertools.cycle(chance.sample(FATES, len(FATES)))
 
