@@ -341,7 +341,8 @@ def test_a_soft_time_limit_ends_in_a_report_that_says_so(fleet: Redis) -> None:
         fleet.client_unpause()
     assert not metrics["complete"]
     assert metrics["keysDeleted"] == 0
-    assert fleet.dbsize() == DOOMED + KEPT
+    # the server may still set the lock, which it was asked for before
+    assert fleet.dbsize() - fleet.exists(keys.LOCK) == DOOMED + KEPT
 
 
 def test_a_soft_time_limit_counts_whatever_a_library_makes_of_it(
