@@ -22,7 +22,7 @@ dry-run: .venv/demo  ## Say what "make cleanup" would do; nothing changes.
 
 # Most tests wait for other processes, so there may be more of them than cores.
 test: .venv/test  ## Run the tests on the oldest and the newest server.
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 6 --dist worksteal
 
 test-unit: .venv/test  ## Run the tests that need no server, in seconds.
 	$(BIN)/python -m pytest tests/unit
