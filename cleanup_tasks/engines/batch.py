@@ -144,3 +144,8 @@ class Answer:
     failed: list[int] = field(default_factory=list)
     #: What makes it useless to go on; the rest of the answer holds all the same.
     error: Exception | None = None
+
+
+def given_up(batch: Batch) -> Answer:
+    """The answer where nothing was done with a batch."""
+    return Answer(failed=list(range(len(batch.subjects))))

@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from cleanup_tasks.engines.batch import Answer, Batch, EngineName
+from cleanup_tasks.engines.batch import Answer, Batch, EngineName, given_up
 from cleanup_tasks.packaged import path_of
 from cleanup_tasks.servers.errors import ScriptingRefused, in_short, is_about_the_server
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection
@@ -99,7 +99,7 @@ class LuaEngine:
             if isinstance(answer, ResponseError):
                 raise _as_refusal(answer) from answer
             if answer is _OVERTAKEN or not answer:
-                return batch, Answer(failed=list(range(len(batch.subjects))))
+                return batch, given_up(batch)
             deleted, kept = answer
             return batch, Answer(deleted, kept)
 

@@ -7,7 +7,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from cleanup_tasks.engines.batch import Answer, Batch, EngineName
+from cleanup_tasks.engines.batch import Answer, Batch, EngineName, given_up
 from cleanup_tasks.servers.client import time_ms
 from cleanup_tasks.servers.errors import is_wrong_type
 from cleanup_tasks.servers.pipelining import Command, PipelinedConnection, chunks, or_raise
@@ -105,7 +105,7 @@ class PythonEngine:
             answer = transaction.result()
             if answer is not None:
                 return answer
-        return Answer(failed=list(range(len(transaction.batch.subjects))))
+        return given_up(transaction.batch)
 
 
 class _Transaction:
@@ -176,7 +176,7 @@ class _Transaction:
         assert self._commands is not None
         answers = self._done(len(self._commands))
         if self._is_early:
-            return Answer(failed=list(range(len(self.batch.subjects))))
+            return given_up(self.batch)
         if self._kept is None:
             return None
         if len(answers) == 1:

@@ -87,14 +87,13 @@ class Cleaner:
         collector = Collector(fleet, self._servers, self._now_ms(), self._options.threshold_s)
         collector.collect(self._scan(keys.RELATED_PATTERN, "collecting"))
         self._hold.check_clock()
-        orphans_to_reap = collector.orphans_to_reap()  # before the stale let go of what they share
         if orphans and self._servers.failure is None:
             self._report.orphaned_coordinators_found += len(collector.orphans)
         self._reap([one for one in fleet.due() if not one.is_orphan], collector)
         if orphans and self._servers.failure is None:
             before = self._report.keys_deleted
             try:
-                self._reap(orphans_to_reap, collector)
+                self._reap(collector.orphans_to_reap(), collector)
             finally:
                 self._report.orphan_keys_deleted += self._report.keys_deleted - before
         return collector.orphans if orphans else set()

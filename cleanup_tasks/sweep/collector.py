@@ -69,7 +69,8 @@ class Collector:
     def _without_protected(self, pages: Iterable[list[bytes]]) -> Iterable[list[bytes]]:
         """Leave out what stays since its first owner is protected, where that holds for most keys."""
         coordinators, first_owner = self._coordinators, keys.first_owner
-        if self._fleet.gone or 2 * len(self._fleet.due()) > len(coordinators):
+        protected = sum(due is None for due in coordinators.values())
+        if self._fleet.gone or 2 * protected < len(coordinators):
             return pages
         return (
             [key for key in page if (first := first_owner(key)) is None or coordinators.get(first, True)]
@@ -89,9 +90,12 @@ class Collector:
     def orphans_to_reap(self) -> list[Due]:
         """The orphans that are due, in the order in which they go; who has no key that goes is left out."""
         due = self._fleet.due()
-        losing = {one.id for one in due if one.keys or one.records} | self._with_own
+        orphans = [one for one in due if one.is_orphan]
+        if not orphans:
+            return []
+        losing = {one.id for one in orphans if one.keys or one.records} | self._with_own
         losing.update(other.id for one in due for others, _ in one.records.values() for other in others)
-        return [one for one in due if one.is_orphan and one.id in losing]
+        return [one for one in orphans if one.id in losing]
 
     def _leave_what_is_unsure(self) -> None:
         """A primary was lost, and what is out of sight may name somebody who owns a key too."""

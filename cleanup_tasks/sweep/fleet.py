@@ -131,16 +131,13 @@ class Fleet:
         held = list(accumulate((due.held_bytes for due in coordinators), initial=self._held_bytes))
         self._held_bytes = held[-1]  # once one waits, so do all that come after it
         room = max(bisect(held, MAX_COORDINATOR_BYTES) - 1, int(is_first))
-        self._add_due(coordinators[:room], now_ms)
+        self.add_due(coordinators[:room], now_ms)
         waiting = [due.id for due in coordinators[room:]]
         self._note(dict.fromkeys(waiting))
         self._later.extend(waiting)
 
-    def add_orphans(self, coordinators: Sequence[Due], now_ms: int) -> None:
-        """Note orphans that may go now, however many there are: sightings have a limit of their own."""
-        self._add_due(coordinators, now_ms)
-
-    def _add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
+    def add_due(self, coordinators: Sequence[Due], now_ms: int) -> None:
+        """Note some that may go now, however many there are: orphans have a limit of their own."""
         self._note({due.id: due for due in coordinators})
         self.judged_at_ms = max(self.judged_at_ms, now_ms)
 

@@ -89,7 +89,7 @@ class Sightings:
         lots = ((None, lot) for lot in chunks(ids, CHUNK))
         for _, read_ms, _working, silent in read_activities(servers, lots, self._threshold_s):
             due = [Due(id_, None, activity, self._sighted[id_]) for id_, activity in silent.items()]
-            fleet.add_orphans(due, read_ms)
+            fleet.add_due(due, read_ms)
 
     def add_new(self, orphans: Set[bytes], now_ms: int) -> None:
         """Note orphans that are seen for the first time, and forget who is no orphan any more."""
